@@ -1,0 +1,36 @@
+"""What a backend is: prompts go in, tokens come out. Nothing here knows about translation."""
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from engine.types import ModelInfo, Prompt, TokenChunk
+
+
+class Backend(Protocol):
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def slots(self) -> int:
+        """How many prompts it works on at once; more may be streamed, they wait inside."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text` alone, without the prompt around it. Called from any thread."""
+        ...
+
+    def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
+        """The answer to `prompt`, token by token. Closing the generator cancels the work at the next token.
+
+        Raises `BackendError` when the model or its host fails, `TextTooLong` when the prompt cannot fit.
+        """
+        ...
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by use, for the memory line: `weights`, `kv_used`, `kv_total` and, on a card, `device_used`,
+        `device_total`."""
+        ...
+
+    async def close(self) -> None:
+        """Free the model. Streams still open end with `BackendError`."""
+        ...

@@ -1,0 +1,89 @@
+"""The engine on this machine as a Backend: prompts in, whole characters out, many at once. Knows nothing of faces."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Self
+
+from engine.errors import BackendError, TextTooLong
+from engine.inference.batcher import Batcher, Generation
+from engine.inference.loader import Loaded, load
+from engine.inference.runner import Runner
+from engine.inference.sampler import resolve
+from engine.types import FinishReason, ModelInfo, Prompt, TokenChunk
+
+CPU_SLOTS = 8  # more rows share the weights' reading, but one reader's share of two cores gets small
+CUDA_SLOTS = 32
+SLOT_TOKENS = 1_024  # a padded slot is held whole, so it is kept to what a segment, its context and answer take
+
+Told = tuple[int | None, FinishReason | None, BackendError | None]
+
+
+class LocalBackend:
+    def __init__(self, loaded: Loaded, slots: int) -> None:
+        self._tokenizer, self._recommended = loaded.tokenizer, loaded.sampling
+        self._info = loaded.info
+        self._weights_bytes = sum(tensor.nbytes for tensor in [*loaded.model.parameters(), *loaded.model.buffers()])
+        self._slot_tokens = min(loaded.info.max_context_tokens, max(SLOT_TOKENS, 4 * loaded.info.segment_tokens))
+        self._batcher = Batcher(Runner(loaded.model, slots, self._slot_tokens), loaded.tokenizer.stop_ids)
+
+    @classmethod
+    def load(cls, model: str, device: str, precision: str, max_concurrent: int | None) -> Self:
+        """Raises what `loader.load` raises."""
+        loaded = load(model, device, precision)
+        return cls(loaded, max_concurrent or (CPU_SLOTS if loaded.info.device == "cpu" else CUDA_SLOTS))
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    @property
+    def slots(self) -> int:
+        return self._batcher.slots
+
+    @property
+    def running(self) -> int:
+        """Sequences in the batch right now."""
+        return self._batcher.running
+
+    def count_tokens(self, text: str) -> int:
+        return self._tokenizer.count(text)
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
+        ids = self._tokenizer.prompt(prompt.text)
+        room = self._slot_tokens - len(ids)
+        if room < 1:
+            raise TextTooLong(
+                f"A prompt of {len(ids)} tokens does not fit the model's {self._slot_tokens}; "
+                "shorten the context or the terms."
+            )
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[Told] = asyncio.Queue()
+
+        def tell(token: int | None, finish: FinishReason | None, error: BackendError | None) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(told.put_nowait, (token, finish, error))
+
+        sampling = resolve(prompt.sampling, self._recommended)
+        generation = Generation(ids, min(prompt.max_new_tokens, room), sampling, tell)
+        decoder = self._tokenizer.decoder()
+        self._batcher.submit(generation)
+        try:
+            finish: FinishReason | None = None
+            while finish is None:
+                token, finish, error = await told.get()
+                if error is not None:
+                    raise error
+                text = "" if token is None else decoder.feed(token)
+                if finish is not None:
+                    text += decoder.rest()
+                yield TokenChunk(text, tokens=0 if token is None else 1, finish=finish)
+        finally:
+            self._batcher.cancel(generation)
+
+    def memory(self) -> dict[str, int]:
+        used, total = self._batcher.kv_bytes
+        return {"weights": self._weights_bytes, "kv_used": used, "kv_total": total} | self._batcher.device_bytes
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._batcher.close)

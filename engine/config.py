@@ -1,0 +1,159 @@
+"""What the user chose, from flags and YIWEN_* variables. Knows what a value may be, not what is done with it."""
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from engine.errors import ConfigError
+
+PREFIX = "YIWEN_"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    model: str = "embedded"
+    backend: str = "auto"
+    devices: str = "auto"
+    precision: str = "auto"
+    max_concurrent: int | None = None  # None: as many as suit the device
+    max_waiting: int = 256
+    max_text_tokens: int = 200_000
+    host: str = "127.0.0.1"
+    port: int = 7860
+    root_path: str = ""
+    log_level: str = "info"
+
+    @classmethod
+    def load(cls, argv: Sequence[str], environ: Mapping[str, str]) -> "Config":
+        """A flag beats its variable, which beats the default. Raises `ConfigError` for anything unknown or unfit."""
+        by_flag, by_variable = _read_flags(argv), _read_variables(environ)
+        chosen: dict[str, Any] = {}
+        for name, option in _OPTIONS.items():
+            if name in by_flag:
+                chosen[name] = _parse(_flag(name), by_flag[name], option)
+            elif by_variable.get(name):  # an empty variable is an unset one, as compose files write it
+                chosen[name] = _parse(_variable(name), by_variable[name], option)
+        return cls(**chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    parse: Callable[[str], object]  # raises ValueError, whose text says what is allowed
+    help: str
+
+
+def _any(value: str) -> str:
+    if not value:
+        raise ValueError("it may not be empty")
+    return value
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in allowed:
+            raise ValueError(f"choose one of: {', '.join(allowed)}")
+        return value
+
+    return parse
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,12}", value) or not least <= int(value) <= most:
+            raise ValueError(f"it must be a whole number from {least} to {most}")
+        return int(value)
+
+    return parse
+
+
+def _concurrency(value: str) -> int | None:
+    try:
+        return None if value == "auto" else _number(1, 1024)(value)
+    except ValueError:
+        raise ValueError("it must be auto or a whole number from 1 to 1024") from None
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda:[0-9]{1,2}", value):
+        raise ValueError("it must be auto, cpu, or one card such as cuda:0")
+    return value
+
+
+def _path_prefix(value: str) -> str:
+    if value and not re.fullmatch(r"(/[\w.~-]+)+/?", value):
+        raise ValueError("it must be a path such as /yiwen")
+    return value.rstrip("/")
+
+
+_OPTIONS = {
+    "model": _Option(_any, "embedded (ships with Yiwen), a folder, or a hub id"),
+    "backend": _Option(_one_of("auto", "local", "echo"), "auto, local (our engine), or echo (says the source back)"),
+    "devices": _Option(_device, "auto, cpu, or cuda:0"),
+    "precision": _Option(_one_of("auto", "fp32", "bf16", "fp16", "int8"), "auto, fp32, bf16, fp16 or int8"),
+    "max_concurrent": _Option(_concurrency, "segments translated at once: auto or a number"),
+    "max_waiting": _Option(_number(1, 1_000_000), "requests admitted before the rest are refused with 503"),
+    "max_text_tokens": _Option(_number(1, 1_000_000_000), "tokens in one text, past which it is refused with 413"),
+    "host": _Option(_any, "address to listen on; 0.0.0.0 lets other machines in"),
+    "port": _Option(_number(0, 65_535), "port to listen on; 0 takes a free one"),
+    "root_path": _Option(_path_prefix, "path before ours when a proxy serves Yiwen below one, such as /yiwen"),
+    "log_level": _Option(_one_of("debug", "info", "warning", "error"), "debug, info, warning or error"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}; see --help.")
+
+
+def _read_flags(argv: Sequence[str]) -> dict[str, str]:
+    parser = _Parser(
+        prog="python app.py",
+        usage="python app.py [flags]",
+        description="Yiwen, a translation studio on your own machine: a web page, a REST API and a WebSocket.",
+        epilog=f"Each flag can also be set as a variable: --log-level is {PREFIX}LOG_LEVEL. A flag beats its variable.",
+        allow_abbrev=False,
+    )
+    for field in fields(Config):
+        default = "auto" if field.default is None else field.default
+        parser.add_argument(
+            _flag(field.name),
+            metavar="…",
+            default=argparse.SUPPRESS,
+            help=f"{_OPTIONS[field.name].help} (default: {default})" if default != "" else _OPTIONS[field.name].help,
+        )
+    known, unknown = parser.parse_known_args(argv)
+    if unknown:
+        name = unknown[0].split("=")[0]
+        raise ConfigError(f"Unknown flag {name}{_nearest(name, map(_flag, _OPTIONS))}; see --help.")
+    return vars(known)
+
+
+def _read_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    names = {_variable(name): name for name in _OPTIONS}
+    for variable in environ:
+        if variable.startswith(PREFIX) and variable not in names:
+            raise ConfigError(f"Unknown variable {variable}{_nearest(variable, names)}; see --help.")
+    return {name: environ[variable] for variable, name in names.items() if variable in environ}
+
+
+def _parse(said_as: str, value: str, option: _Option) -> object:
+    try:
+        return option.parse(value)
+    except ValueError as error:
+        raise ConfigError(f"{said_as} is {value[:80]!r}; {error}.") from error
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"

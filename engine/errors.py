@@ -1,0 +1,96 @@
+"""Every error Yiwen raises on purpose. Each says what is wrong, how much, and what to do; knows no layer.
+
+YiwenError
+├── RequestError          the caller can mend it              400
+│   ├── EmptyText                                             400
+│   ├── UnknownLanguage                                       400
+│   ├── SameLanguage                                          400
+│   ├── DuplicateRun      a WebSocket run with an id in use   400
+│   ├── TextTooLong                                           413
+│   ├── UnsupportedMedia  not JSON and not a form             415
+│   └── InvalidRequest    the shape of the request is off     422
+├── Overloaded            try again later                     503 + Retry-After
+├── BackendError          the model or its host failed        503
+└── StartupError          the program cannot start            exit status 2
+    ├── ConfigError       a flag, a variable, a port
+    ├── ModelNotFound
+    └── UnsupportedModel
+"""
+
+from typing import ClassVar
+
+
+class YiwenError(Exception):
+    """The root. `str(error)` is the sentence a user reads; `code` is what a program switches on."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+
+
+class RequestError(YiwenError):
+    status = 400
+    code = "bad_request"
+
+
+class EmptyText(RequestError):
+    code = "empty_text"
+
+
+class UnknownLanguage(RequestError):
+    code = "unknown_language"
+
+
+class SameLanguage(RequestError):
+    code = "same_language"
+
+
+class DuplicateRun(RequestError):
+    code = "duplicate_run"
+
+
+class TextTooLong(RequestError):
+    status = 413
+    code = "text_too_long"
+
+
+class UnsupportedMedia(RequestError):
+    status = 415
+    code = "unsupported_media"
+
+
+class InvalidRequest(RequestError):
+    status = 422
+    code = "invalid_request"
+
+
+class Overloaded(YiwenError):
+    """Refused before any work was done."""
+
+    status = 503
+    code = "overloaded"
+
+    def __init__(self, message: str, retry_after_seconds: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class BackendError(YiwenError):
+    status = 503
+    code = "backend_failed"
+
+
+class StartupError(YiwenError):
+    status = 503
+    code = "startup_failed"
+
+
+class ConfigError(StartupError):
+    code = "bad_config"
+
+
+class ModelNotFound(StartupError):
+    code = "model_not_found"
+
+
+class UnsupportedModel(StartupError):
+    code = "unsupported_model"

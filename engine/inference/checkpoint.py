@@ -1,0 +1,253 @@
+"""Checkpoint folders in transformers' layout ↔ our model: names, shapes, config. Reads bf16/fp16/fp32, INT8 and GPTQ.
+
+Knows no tokenizer and no prompt. Nothing here downloads: a hub id has become a folder before.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from engine.errors import ModelNotFound, UnsupportedModel
+from engine.inference.gptq import GptqConfig, dequantize
+from engine.inference.int8 import Int8Embedding, Int8Linear, Int8Rows, dequantize_rows, quantize_rows
+from engine.inference.model import HunYuanDense, ModelConfig, effective_rope_base
+
+ARCHITECTURE = "HunYuanDenseV1ForCausalLM"
+INT8_METHOD = "int8-rows"  # our own: `X.weight` INT8 and `X.weight_scale` fp32 a row, see `int8`
+MAX_POSITIONS = 32_768  # the longest table of positions we build; HY-MT's own limit in use is about 8k
+
+_NEEDED = (  # in config.json; the rest has a default
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "rms_norm_eps",
+    "max_position_embeddings",
+)
+
+# our name in a layer → transformers' (one, or several fused along the rows)
+_LAYER_NAMES: dict[str, tuple[str, ...]] = {
+    "input_norm": ("input_layernorm",),
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "query_norm": ("self_attn.query_layernorm",),
+    "key_norm": ("self_attn.key_layernorm",),
+    "output": ("self_attn.o_proj",),
+    "mlp_norm": ("post_attention_layernorm",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a folder, checked to be a model we can run."""
+    if not folder.is_dir():
+        raise ModelNotFound(f"There is no model folder {str(folder)!r}; give a folder that holds config.json.")
+    path = folder / "config.json"
+    try:
+        config = read_json(path)
+    except FileNotFoundError as error:
+        raise ModelNotFound(f"The folder {str(folder)!r} holds no config.json, so it is no model.") from error
+    found = config.get("architectures")
+    if found != [ARCHITECTURE]:
+        raise UnsupportedModel(f"{str(folder)!r} is a model of {found}; Yiwen runs {ARCHITECTURE} (HY-MT) only.")
+    missing = [name for name in _NEEDED if config.get(name) is None]
+    if missing:
+        raise UnsupportedModel(f"{str(path)!r} does not say {', '.join(missing)}.")
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One of the small files of a folder. Raises `FileNotFoundError`, and `UnsupportedModel` for what is no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnsupportedModel(f"{str(path)!r} is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise UnsupportedModel(f"{str(path)!r} is not a JSON object.")
+    return value
+
+
+def model_config(config: Mapping[str, Any]) -> ModelConfig:
+    """transformers' config, in our words. `rope_scaling` (or `rope_parameters`) may carry HunYuan's alpha."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind not in ("default", "dynamic"):
+        raise UnsupportedModel(f"Positions scaled by {kind!r} cannot be run; HY-MT's own (dynamic, with alpha) can.")
+    theta = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    return ModelConfig(
+        vocab_size=config["vocab_size"],
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        layers=config["num_hidden_layers"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=head_dim,
+        rope_base=effective_rope_base(theta, float(rope.get("alpha") or 1), head_dim),
+        rms_norm_eps=config["rms_norm_eps"],
+        max_positions=min(config["max_position_embeddings"], MAX_POSITIONS),
+        tied_head=config.get("tie_word_embeddings", False),
+    )
+
+
+def load_model(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: str) -> HunYuanDense:
+    """The model of a folder, on `device`, in evaluation mode. INT8 weights stay INT8, GPTQ is widened to `dtype`."""
+    with torch.device("meta"):
+        model = HunYuanDense(model_config(config))
+    reader = _Reader(folder)
+    quantization: dict[str, Any] = config.get("quantization_config") or {}
+    method = quantization.get("quant_method")
+    if method not in (None, "gptq", INT8_METHOD):
+        raise UnsupportedModel(f"Weights quantised by {method!r} cannot be read; bf16, INT8 and GPTQ INT4 can.")
+    gptq = GptqConfig.read(quantization) if method == "gptq" else None
+
+    def weight(name: str) -> Tensor:
+        if gptq and name + ".qweight" in reader:
+            tensors = {key: reader(f"{name}.{key}") for key in ("qweight", "qzeros", "scales", "g_idx")}
+            return dequantize(tensors, gptq).to(dtype)
+        return reader(name + ".weight")
+
+    for place, names in _names(model):
+        if method == INT8_METHOD and names[0] + ".weight_scale" in reader:
+            values = torch.cat([reader(name + ".weight") for name in names]).to(device)
+            scales = torch.cat([reader(name + ".weight_scale") for name in names]).to(device)
+            _check_shape(names[0], values, model.get_submodule(place))
+            kind = Int8Embedding if place == "embedding" else Int8Linear
+            _replace(model, place, kind(values, scales, dtype))
+            continue
+        parts = [weight(name) for name in names]
+        joined = (parts[0] if len(parts) == 1 else torch.cat(parts)).to(device=device, dtype=dtype)
+        module = model.get_submodule(place)
+        _check_shape(names[0], joined, module)
+        module.weight = nn.Parameter(joined, requires_grad=False)
+    model.reset_rotation()
+    model.to(device)
+    return model.eval()
+
+
+def save_model(model: HunYuanDense, folder: Path, dtype: torch.dtype, extra: Mapping[str, Any]) -> None:
+    """Writes `config.json` and `model.safetensors` so that transformers alone can load them. `dtype` torch.int8
+    quantises the matrices a row at a time (then only Yiwen reads it). `extra` goes into config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    for place, names in _names(model):
+        weight = _float_weight(model.get_submodule(place))
+        for name, part in zip(names, weight.split(_widths(model.config, place, weight), 0), strict=True):
+            if dtype == torch.int8 and part.ndim == 2:
+                tensors[name + ".weight"], tensors[name + ".weight_scale"] = (
+                    tensor.contiguous().cpu() for tensor in quantize_rows(part)
+                )
+            else:
+                kept = torch.bfloat16 if dtype == torch.int8 else dtype
+                tensors[name + ".weight"] = part.detach().to(kept).cpu().clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    written = transformers_config(model.config) | dict(extra)
+    if dtype == torch.int8:
+        written["quantization_config"] = {"quant_method": INT8_METHOD, "bits": 8}
+    else:
+        written["dtype"] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(written, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def transformers_config(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "architectures": [ARCHITECTURE],
+        "model_type": "hunyuan_v1_dense",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
+        "tie_word_embeddings": config.tied_head,
+        "use_qk_norm": True,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "use_cache": True,
+    }
+
+
+class _Reader:
+    """Tensors by name from one `model.safetensors` or its shards, read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / "model.safetensors.index.json"
+        self.folder = folder
+        if index.exists():
+            self.files: dict[str, str] = read_json(index).get("weight_map") or {}
+        else:
+            with self._open("model.safetensors") as file:
+                self.files = dict.fromkeys(file.keys(), "model.safetensors")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.files
+
+    def __call__(self, name: str) -> Tensor:
+        if name not in self.files:
+            raise UnsupportedModel(f"The checkpoint {str(self.folder)!r} lacks the tensor {name}.")
+        with self._open(self.files[name]) as file:
+            return file.get_tensor(name)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[Any]:
+        try:
+            with safe_open(self.folder / name, "pt") as file:
+                yield file
+        except FileNotFoundError as error:
+            raise ModelNotFound(f"The folder {str(self.folder)!r} holds no {name}.") from error
+        except (SafetensorError, OSError) as error:
+            raise UnsupportedModel(
+                f"{str(self.folder / name)!r} cannot be read ({error}); it may be cut short: fetch it again."
+            ) from error
+
+
+def _names(model: HunYuanDense) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(place of a module in our model, names of its parts in the checkpoint), without the ending `.weight`."""
+    yield "embedding", ("model.embed_tokens",)
+    for index in range(model.config.layers):
+        for ours, theirs in _LAYER_NAMES.items():
+            yield f"layers.{index}.{ours}", tuple(f"model.layers.{index}.{name}" for name in theirs)
+    yield "norm", ("model.norm",)
+    if model.head is not None:
+        yield "head", ("lm_head",)
+
+
+def _widths(config: ModelConfig, place: str, weight: Tensor) -> list[int]:
+    """Rows of each part that is fused at `place`."""
+    if place.endswith(".qkv"):
+        return [config.heads * config.head_dim] + 2 * [config.kv_heads * config.head_dim]
+    if place.endswith(".gate_up"):
+        return 2 * [config.intermediate_size]
+    return [weight.shape[0]]
+
+
+def _check_shape(name: str, found: Tensor, module: nn.Module) -> None:
+    assert isinstance(module.weight, Tensor)
+    if found.shape != module.weight.shape:
+        raise UnsupportedModel(f"{name} has shape {tuple(found.shape)}, not {tuple(module.weight.shape)}.")
+
+
+def _float_weight(module: nn.Module) -> Tensor:
+    if isinstance(module, Int8Rows):
+        return dequantize_rows(module.weight, module.scale, torch.float32)
+    assert isinstance(module.weight, Tensor)
+    return module.weight.detach()
+
+
+def _replace(model: nn.Module, place: str, module: nn.Module) -> None:
+    parent, _, name = place.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)

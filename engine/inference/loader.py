@@ -1,0 +1,135 @@
+"""A model's name → everything needed to run it: a folder or a hub id, its family, its weights, tokenizer and sampling.
+
+Nothing of a model is hard-coded here but names by which the two families of prompts are told apart.
+"""
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from engine.errors import ConfigError, ModelNotFound, UnsupportedModel
+from engine.inference.checkpoint import INT8_METHOD, MAX_POSITIONS, load_model, read_config, read_json
+from engine.inference.model import HunYuanDense
+from engine.inference.tokenizer import ChatTokenizer
+from engine.languages import LANGUAGES
+from engine.types import Family, ModelInfo, Sampling
+
+HY_MT_SEGMENT_TOKENS = 1_000  # HY-MT shortens texts well above this (reports of its users, Tencent's own 4k ceiling)
+HY_MT_CONTEXT_TOKENS = 8_192  # prompt and answer: "about 8k" by a Tencent engineer
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LICENCES: dict[Family, str] = {
+    "hy-mt1.5": "Tencent HY Community License: not granted in the EU, the UK and South Korea; "
+    "not affiliated with Tencent",
+    "hy-mt2": "Apache-2.0, by Tencent",
+}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    model: HunYuanDense
+    tokenizer: ChatTokenizer
+    info: ModelInfo
+    sampling: Sampling  # as the checkpoint recommends
+
+
+def load(name: str, device: str, precision: str) -> Loaded:
+    """`name`: a folder, or a hub id (downloaded once, into the hub's own cache). `device`: auto, cpu, cuda:N.
+    `precision`: auto, fp32, bf16, fp16, int8.
+
+    Raises `ModelNotFound`, `UnsupportedModel`, or `ConfigError` for a device that is not there.
+    """
+    device = _device(device)
+    folder = _folder(name)
+    config = read_config(folder)
+    dtype, shown = _precision(precision, config, device)
+    log.info("loading %s as %s on %s", name, shown, device)
+    model = load_model(folder, config, dtype, device)
+    info = _info(name, config, shown, device)
+    return Loaded(model, ChatTokenizer(folder), info, _sampling(folder))
+
+
+def family_of(name: str, config: dict[str, Any]) -> Family:
+    """What the checkpoint says of itself (`yiwen.family`), else by name: 1.5 and 2 share their config."""
+    declared: Family | None = _ours(config).get("family")
+    if declared:
+        return declared
+    return "hy-mt2" if re.search(r"hy-?mt-?2", name, re.IGNORECASE) else "hy-mt1.5"
+
+
+def licence_of(name: str, config: dict[str, Any]) -> str:
+    return str(_ours(config).get("licence") or _LICENCES[family_of(name, config)])
+
+
+def _ours(config: dict[str, Any]) -> dict[str, Any]:
+    """What our own tools write into config.json."""
+    return config.get("yiwen") or {}
+
+
+def _folder(name: str) -> Path:
+    if Path(name).is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        return Path(name).expanduser()
+    log.warning("model %s: %s", name, _LICENCES[family_of(name, {})])
+    try:
+        patterns = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.md"]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelNotFound(
+            f"There is no folder {name!r}, and the model hub did not give a model of that name "
+            f"({type(error).__name__}); check the name, the network, or HF_ENDPOINT."
+        ) from error
+
+
+def _device(asked: str) -> str:
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked == "auto":
+        return "cuda:0" if cards else "cpu"
+    if asked != "cpu" and int(asked.removeprefix("cuda:")) >= cards:
+        raise ConfigError(f"There is no device {asked!r}: this machine has {cards} CUDA cards; use --devices cpu.")
+    return asked
+
+
+def _precision(asked: str, config: dict[str, Any], device: str) -> tuple[torch.dtype, str]:
+    """(dtype of activations and unquantised weights, what to call it)."""
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if asked == "int8" and method != INT8_METHOD:
+        raise UnsupportedModel(
+            "This model is not stored in INT8; make an INT8 copy with `python -m engine.tools.convert`, "
+            "or leave --precision out."
+        )
+    if asked not in _DTYPES:
+        on_cpu_without_bf16 = device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        asked = "fp32" if on_cpu_without_bf16 else "bf16"
+    stored = {INT8_METHOD: "int8", "gptq": "gptq-int4, widened"}.get(method or "")
+    return _DTYPES[asked], stored or asked
+
+
+def _info(name: str, config: dict[str, Any], precision: str, device: str) -> ModelInfo:
+    ours = _ours(config)
+    return ModelInfo(
+        name=ours.get("name") or Path(name).name if Path(name).is_dir() else name,
+        family=family_of(name, config),
+        languages=tuple(ours.get("languages") or LANGUAGES),
+        precision=precision,
+        device=device,
+        max_context_tokens=min(config["max_position_embeddings"], MAX_POSITIONS, HY_MT_CONTEXT_TOKENS),
+        segment_tokens=ours.get("segment_tokens") or HY_MT_SEGMENT_TOKENS,
+        licence=licence_of(name, config),
+    )
+
+
+def _sampling(folder: Path) -> Sampling:
+    path = folder / "generation_config.json"
+    declared = read_json(path) if path.exists() else {}
+    return Sampling(
+        temperature=declared.get("temperature") if declared.get("do_sample") else 0.0,
+        top_p=declared.get("top_p"),
+        top_k=declared.get("top_k"),
+        repetition_penalty=declared.get("repetition_penalty"),
+    )

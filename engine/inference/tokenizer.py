@@ -1,0 +1,89 @@
+"""Text ↔ ids in a checkpoint's own chat layout. 1.8B and 7B differ in all of it, so everything is read from the folder.
+
+What stands before and after a user's words comes from rendering the checkpoint's chat template once. Special tokens
+that a user types are plain text: they never steer the model. Marks alone, where a model has tokens for them, stay so.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from tokenizers import AddedToken
+from tokenizers.decoders import DecodeStream
+from transformers import AutoTokenizer
+
+from engine.errors import UnsupportedModel
+
+_SLOT = "\u2063yiwen\u2063"  # stands for the user's words while the template is rendered
+_MARK = re.compile(r"</?(?:source|target|s[0-9]+)>")
+# Ends of a turn besides the declared one, looked up by name: llama.cpp's end-of-generation list for HunYuan
+_END_NAMES = ("<|endoftext|>", "<|eos|>", "<|extra_5|>", "<｜hy_place▁holder▁no▁2｜>")
+
+
+class ChatTokenizer:
+    """Safe to call from any thread."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            reader = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            turn = [{"role": "user", "content": _SLOT}]
+            layout = reader.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            self._tokenizer = reader.backend_tokenizer
+            ends = _declared_ends(folder)
+        except Exception as error:  # the reader in Rust raises bare ones, Jinja and transformers each their own
+            raise UnsupportedModel(f"The tokenizer in {str(folder)!r} cannot be read: {error}") from error
+        before, found, after = layout.partition(_SLOT)
+        if not found:
+            raise UnsupportedModel(f"The chat template in {str(folder)!r} leaves out the user's words.")
+        self._before: list[int] = self._tokenizer.encode(before, add_special_tokens=False).ids
+        self._after: list[int] = self._tokenizer.encode(after, add_special_tokens=False).ids
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._silent = frozenset(id for id, token in added.items() if token.special)
+        # 1.8B has control tokens that are not special, such as /think: typed by a user, they are text too
+        control = [token.content for token in added.values() if not (token.special or _MARK.fullmatch(token.content))]
+        self._tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in control])
+        self._tokenizer.encode_special_tokens = True
+        self.stop_ids = frozenset(ends) | {
+            id for name in _END_NAMES if (id := self._tokenizer.token_to_id(name)) is not None
+        }
+
+    def count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def prompt(self, text: str) -> list[int]:
+        """One user turn, ready to be answered."""
+        return [*self._before, *self._tokenizer.encode(text, add_special_tokens=False).ids, *self._after]
+
+    def decoder(self) -> "StreamDecoder":
+        return StreamDecoder(self)
+
+
+class StreamDecoder:
+    """Ids one by one → text as soon as its characters are whole. Nothing is cleaned up: spaces are the model's."""
+
+    def __init__(self, tokenizer: ChatTokenizer) -> None:
+        self._tokenizer, self._silent = tokenizer._tokenizer, tokenizer._silent
+        self._stream = DecodeStream(skip_special_tokens=False)
+        self._held: list[int] = []  # what the text given out does not have yet
+
+    def feed(self, id: int) -> str:
+        if id in self._silent:
+            return ""
+        text = self._stream.step(self._tokenizer, id) or ""
+        self._held = [] if text else [*self._held, id]
+        return text
+
+    def rest(self) -> str:
+        """At the end: whole characters that were held back with half of another, which is left out."""
+        text: str = self._tokenizer.decode(self._held, skip_special_tokens=False)
+        return text.removesuffix("\ufffd")
+
+
+def _declared_ends(folder: Path) -> list[int]:
+    """`eos_token_id` of generation_config.json and config.json; each a number or a list."""
+    ends: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).exists():
+            declared = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
+            ends += declared if isinstance(declared, list) else [declared] if declared is not None else []
+    return ends

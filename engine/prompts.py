@@ -1,0 +1,63 @@
+"""HY-MT's prompt templates, word for word. Knows no tokenizer: the chat layout around a prompt is the checkpoint's.
+
+Sources: the READMEs of Tencent-Hunyuan/HY-MT (1.5) and Tencent-Hunyuan/Hy-MT2. Full language names, Chinese ones in
+Chinese prompts. The marks template is published for a Chinese target only; other target names are our extension.
+Each template is kept whole: terms and context are never put into one prompt, since no model was trained on that.
+"""
+
+from collections.abc import Sequence
+
+from engine.languages import CHINESE, LANGUAGES
+from engine.types import Family, Term
+
+_MARKS = (
+    "将以下<source></source>之间的文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释，"
+    "原文中的<sn></sn>标签表示标签内文本包含格式信息，需要在译文中相应的位置尽量保留该标签。"
+    "输出格式为：<target>str</target>\n\n<source>{text}</source>"
+)
+_TEMPLATES: dict[Family, dict[str, str]] = {
+    "hy-mt1.5": {
+        "plain": "Translate the following segment into {english}, without additional explanation.\n\n{text}",
+        "plain_zh": "将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}",
+        "term_line": "{source} 翻译成 {target}",
+        "terms": "参考下面的翻译：\n{terms}\n\n将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n{text}",
+        "context": "{context}\n参考上面的信息，把下面的文本翻译成{chinese}，注意不需要翻译上文，也不要额外解释：\n{text}",
+        "marks": _MARKS,
+    },
+    "hy-mt2": {
+        "plain": "Translate the following text into {english}. Note that you should only output the translated result "
+        "without any additional explanation:\n\n{text}",
+        "plain_zh": "将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}",
+        "term_line": "{source} 翻译成 {target}",
+        "terms": "参考下面的翻译：\n{terms}\n将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}",
+        "context": "【背景信息】\n{context}\n\n请结合背景信息将以下文本翻译为{chinese}。\n\n【待翻译文本】\n{text}",
+        "marks": _MARKS,
+    },
+}
+
+
+def plain(family: Family, source: str, target: str, text: str) -> str:
+    """`source` and `target` are codes; the Chinese template when either side is Chinese."""
+    name = "plain_zh" if source in CHINESE or target in CHINESE else "plain"
+    return _fill(family, name, target, text)
+
+
+def with_terms(family: Family, target: str, terms: Sequence[Term], text: str) -> str:
+    """One line a term. The template is Chinese for every pair of languages, as published."""
+    line = _TEMPLATES[family]["term_line"]
+    lines = "\n".join(line.format(source=term.source, target=term.target) for term in terms)
+    return _fill(family, "terms", target, text, terms=lines)
+
+
+def with_context(family: Family, target: str, context: str, text: str) -> str:
+    return _fill(family, "context", target, text, context=context)
+
+
+def with_marks(family: Family, target: str, text: str) -> str:
+    """`text` holds inline marks `<s1>…</s1>`; the answer comes as `<target>…</target>`."""
+    return _fill(family, "marks", target, text)
+
+
+def _fill(family: Family, name: str, target: str, text: str, **more: str) -> str:
+    language = LANGUAGES[target]
+    return _TEMPLATES[family][name].format(english=language.english, chinese=language.chinese, text=text, **more)

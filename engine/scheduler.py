@@ -1,0 +1,115 @@
+"""Who goes next: requests are admitted or refused, then take turns, a segment each. Knows no text and no model.
+
+Batching of tokens is the backend's; fairness between requests is ours. The waiting stand in a ring of per-request
+queues, so that a line never waits behind a book.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from engine.errors import Overloaded
+
+
+class Scheduler:
+    """`slots` segments run at once; `max_requests` requests are running or waiting at once.
+
+    Requests that share an id share their turns, so an id should belong to one request. For one event loop only.
+    """
+
+    def __init__(self, slots: int, max_requests: int) -> None:
+        if slots < 1 or max_requests < 1:
+            raise ValueError(f"a scheduler needs at least 1 slot and 1 request, not {slots} and {max_requests}")
+        self.slots = slots
+        self.max_requests = max_requests
+        self._admitted: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()  # slots in use, by request
+        self._ring: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()  # never empty queues
+
+    @property
+    def free(self) -> int:
+        """Slots that nobody uses; while there is one, nobody waits."""
+        return self.slots - self._held.total()
+
+    @property
+    def waiting(self) -> int:
+        """Segments that wait for a slot."""
+        return sum(len(turns) for turns in self._ring.values())
+
+    @property
+    def requests(self) -> int:
+        """Requests admitted now: running and waiting."""
+        return self._admitted.total()
+
+    @contextmanager
+    def admit(self, request_id: str) -> Iterator[None]:
+        """Let a request in for the length of the `with` block, or raise `Overloaded` before any work is done."""
+        if self.requests >= self.max_requests:
+            raise Overloaded(
+                f"{self.requests} requests are being translated or waiting, and this server takes no more than "
+                f"{self.max_requests} at once; try again in a few seconds."
+            )
+        self._admitted[request_id] += 1
+        try:
+            yield
+        finally:
+            self._admitted[request_id] -= 1
+            self._admitted += Counter()  # drops the zeros
+
+    def ahead(self, request_id: str) -> int:
+        """How many other requests hold a slot or wait before this one; 0 when a slot is free for it."""
+        if self.free:
+            return 0
+        before = set(self._held)
+        for waiting_id in self._ring:
+            if waiting_id == request_id:
+                break
+            before.add(waiting_id)
+        return len(before - {request_id})
+
+    @asynccontextmanager
+    async def slot(self, request_id: str) -> AsyncIterator[None]:
+        """Wait for this request's turn and hold a slot for the length of the `async with` block."""
+        await self._acquire(request_id)
+        try:
+            yield
+        finally:
+            self._release(request_id)
+
+    async def _acquire(self, request_id: str) -> None:
+        if self.free:
+            self._held[request_id] += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._ring.setdefault(request_id, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._leave(request_id, turn)
+            else:  # the slot was granted at the moment of the cancel: it goes on to the next
+                self._release(request_id)
+            raise
+
+    def _leave(self, request_id: str, turn: asyncio.Future[None]) -> None:
+        turns = self._ring.get(request_id)
+        if turns and turn in turns:  # a release may have met it first
+            turns.remove(turn)
+            if not turns:
+                del self._ring[request_id]
+
+    def _release(self, request_id: str) -> None:
+        """Hand the slot to the next request in the ring, which then goes to the ring's end."""
+        self._held[request_id] -= 1
+        if not self._held[request_id]:
+            del self._held[request_id]
+        while self._ring:
+            next_id, turns = self._ring.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._ring[next_id] = turns
+            if not turn.done():  # done: cancelled, its task has not come round to leave yet
+                self._held[next_id] += 1
+                turn.set_result(None)
+                return

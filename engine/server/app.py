@@ -1,0 +1,64 @@
+"""The server: every face on one FastAPI app. Knows which faces there are; each knows the rest of itself."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from engine.metrics import Metrics
+from engine.scheduler import Scheduler
+from engine.server import errors, health, rest, websocket
+from engine.translator import Translator
+
+_ALL_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+def create_app(
+    translator: Translator,
+    scheduler: Scheduler,
+    metrics: Metrics,
+    close: Callable[[], Awaitable[None]],
+) -> FastAPI:
+    """`close` is awaited when the server stops. A page may be mounted at `/` afterwards."""
+    self_test = health.SelfTest(translator)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
+        testing = asyncio.create_task(self_test.run())
+        try:
+            yield
+        finally:
+            testing.cancel()
+            await asyncio.gather(testing, return_exceptions=True)
+            await close()
+
+    app = FastAPI(
+        title="Yiwen",
+        version="1",
+        docs_url=None,  # FastAPI's pages load their scripts from a CDN, and Yiwen works offline
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    errors.add_handlers(app)
+    faces = (
+        rest.router(translator, metrics),
+        websocket.router(translator, metrics),
+        health.router(translator, scheduler, metrics, self_test),
+    )
+    for face in faces:
+        app.include_router(face)
+    _refuse_other_methods(app)
+    return app
+
+
+def _refuse_other_methods(app: FastAPI) -> None:
+    """A page mounted at `/` takes what no route takes, so `GET /translate` would not be a 405 by itself."""
+    for path, taken in app.openapi()["paths"].items():
+        allowed = {method.upper() for method in taken}
+
+        async def refuse(_request: Request, allow: str = ", ".join(sorted(allowed))) -> Response:
+            raise HTTPException(405, headers={"Allow": allow})
+
+        app.add_api_route(path, refuse, methods=sorted(_ALL_METHODS - allowed), include_in_schema=False)

@@ -1,0 +1,290 @@
+"""What goes over the wire: the fields of a request, the messages of a run, the answer. Knows no transport."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, assert_never
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.errors import InvalidRequest, RequestError
+from engine.languages import Language
+from engine.server.errors import describe
+from engine.types import (
+    Finished,
+    Queued,
+    Sampling,
+    SegmentDone,
+    Started,
+    Term,
+    TextDelta,
+    TranslationEvent,
+    TranslationRequest,
+)
+
+MAX_TEXTS = 256  # in one list; each is a request of its own to the scheduler
+MAX_TERMS = 10_000  # in the glossary of one request
+AUTO = "auto"
+
+JsonObject = dict[str, Any]
+
+
+class BrokenJson(RequestError):
+    code = "broken_json"
+
+
+class SamplingFields(BaseModel):
+    """How tokens are chosen. A description ends the sentence 'the field must be …' in an error."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="a number from 0 (always the likeliest) to 2"
+    )
+    top_p: float | None = Field(default=None, gt=0, le=1, description="a number above 0, at most 1")
+    top_k: int | None = Field(default=None, ge=0, le=1000, description="a whole number from 0 (no limit) to 1000")
+    repetition_penalty: float | None = Field(default=None, gt=0, le=2, description="a number above 0, at most 2")
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")
+
+
+class TranslateFields(BaseModel):
+    """What REST and WebSocket are asked with. A description ends the sentence 'the field must be …' in an error."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"text": "混元很有用。", "target_lang": "en"},
+                {
+                    "text": "混元很有用。",
+                    "source_lang": "zh",
+                    "target_lang": "en",
+                    "context": "一篇关于语言模型的文章。",
+                    "glossary": {"混元": "HunYuan"},
+                    "sampling": {"temperature": 0.7, "seed": 1},
+                },
+            ]
+        },
+    )
+
+    text: str | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
+        description=f"a string, or a list of 1 to {MAX_TEXTS} strings"
+    )
+    target_lang: str = Field(description="the code of a language, such as en", examples=["en"])
+    source_lang: str = Field(default=AUTO, description="the code of a language, such as zh, or auto")
+    context: str = Field(default="", description="a string: what the text is about, or what stands before it")
+    context_mode: bool = Field(default=False, description="true or false: show the model the text before each segment")
+    glossary: dict[str, str] = Field(
+        default_factory=dict, description=f"an object of at most {MAX_TERMS:,} strings: {{source: target}}"
+    )
+    format: Literal["auto", "text", "html", "markdown"] = Field(default="auto", description="text or auto")
+    stream: bool = Field(default=False, description="true or false")
+    sampling: SamplingFields = Field(default_factory=SamplingFields, description="an object")
+
+
+class Guess(BaseModel):
+    lang: str
+    score: float = Field(description="a probability, 0 to 1")
+
+
+class TermAnswer(BaseModel):
+    source: str
+    target: str
+    count: int = Field(description="how often the source occurs")
+    applied: int = Field(description="in how many of those places the target was found")
+
+
+class WarningAnswer(BaseModel):
+    code: str
+    message: str
+    segment: int | None
+    text: int | None = Field(default=None, description="which of a list of texts; not there for one text")
+
+
+class Usage(BaseModel):
+    segments: int
+    input_tokens: int
+    output_tokens: int
+    seconds: float
+
+
+class TranslateAnswer(BaseModel):
+    """For a list of texts, `translation`, `detected_source_lang` and `detection` are lists in the same order."""
+
+    translation: str | list[str]
+    detected_source_lang: str | list[str]
+    detection: list[Guess] | list[list[Guess]] = Field(description="likeliest first; empty when the source was named")
+    terms: list[TermAnswer]
+    warnings: list[WarningAnswer]
+    usage: Usage
+    model: str
+
+
+class ErrorAnswer(BaseModel):
+    error: str = Field(examples=["This model does not speak 'xx'; choose one of: zh, en, fr."])
+    code: str = Field(examples=["unknown_language"])
+
+
+class LanguageAnswer(BaseModel):
+    code: str = Field(examples=["zh-Hant"])
+    name: str = Field(examples=["Traditional Chinese"])
+    name_zh: str = Field(examples=["繁体中文"])
+    name_own: str = Field(examples=["繁體中文"])
+    direction: Literal["ltr", "rtl"]
+
+
+def read_json(text: str | bytes) -> object:
+    try:
+        value: object = json.loads(text)
+        return value
+    except (ValueError, RecursionError) as error:
+        where = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise BrokenJson(f"This is not JSON{where}; send one JSON object in UTF-8.") from error
+
+
+def read_form(form: Sequence[tuple[str, object]]) -> JsonObject:
+    """The fields of a form as JSON would have them: objects are written as JSON text, several texts make a list."""
+    fields: JsonObject = dict(form)
+    texts = [value for name, value in form if name == "text"]
+    if len(texts) > 1:
+        fields["text"] = texts
+    for name in ("glossary", "sampling"):
+        if isinstance(fields.get(name), str):
+            fields[name] = read_json(fields[name] or "{}")
+    return fields
+
+
+def read_fields(data: object) -> TranslateFields:
+    """Raises `InvalidRequest` with one sentence, the first thing that is off."""
+    if not isinstance(data, dict):
+        raise InvalidRequest('The request must be one JSON object, such as {"text": "你好", "target_lang": "en"}.')
+    fields = {name: value for name, value in data.items() if value is not None}  # typed clients say null for unset
+    # These before pydantic's turn: it would list every one of a million small mistakes, which takes it ten seconds.
+    # An unknown name goes first also since it is often the misspelt form of one that is missing.
+    _refuse_unknown(fields, TranslateFields)
+    if isinstance(sampling := fields.get("sampling"), dict):
+        _refuse_unknown(sampling, SamplingFields)
+    if isinstance(glossary := fields.get("glossary"), dict) and len(glossary) > MAX_TERMS:
+        raise InvalidRequest(_must_be("glossary"))
+    try:
+        return TranslateFields.model_validate(fields)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False)[0]
+        raise InvalidRequest(_must_be(*problem["loc"], missing=problem["type"] == "missing")) from error
+
+
+def to_request(fields: TranslateFields, text: str, request_id: str) -> TranslationRequest:
+    """`text` is that of `fields`, or one of them. Raises `InvalidRequest`."""
+    if fields.format in ("html", "markdown"):
+        raise InvalidRequest(f"The format {fields.format} is not there yet; send the format text, or leave it out.")
+    return TranslationRequest(
+        text=text,
+        target=fields.target_lang,
+        source=None if fields.source_lang.strip().casefold() in ("", AUTO) else fields.source_lang,
+        format="text" if fields.format == "text" else "auto",
+        glossary=tuple(Term(source, target) for source, target in fields.glossary.items()),
+        context=fields.context,
+        context_mode=fields.context_mode,
+        sampling=Sampling(**fields.sampling.model_dump()),
+        id=request_id,
+    )
+
+
+def to_json(message: JsonObject) -> str:
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+
+
+def event_message(run_id: str, event: TranslationEvent) -> JsonObject:
+    match event:
+        case Queued():
+            return {"type": "queued", "id": run_id, "ahead": event.ahead}
+        case Started():
+            return {
+                "type": "started",
+                "id": run_id,
+                "segments": event.segments,
+                "detected_source_lang": event.source,
+                "detection": [asdict(guess) for guess in event.detection],
+            }
+        case TextDelta():
+            return {"type": "delta", "id": run_id, "segment": event.segment, "text": event.text}
+        case SegmentDone():
+            return {"type": "segment", "id": run_id, **asdict(event)}
+        case Finished():
+            return {"type": "done", "id": run_id, **answer(event)}
+        case _:
+            assert_never(event)
+
+
+def error_message(run_id: str | None, error: Exception) -> JsonObject:
+    return {"type": "error", "id": run_id, **describe(error)}
+
+
+def answer(finished: Finished) -> JsonObject:
+    return {
+        "translation": finished.text,
+        "detected_source_lang": finished.source,
+        "detection": [asdict(guess) for guess in finished.detection],
+        "terms": [asdict(term) for term in finished.terms],
+        "warnings": [asdict(warning) for warning in finished.warnings],
+        "usage": {
+            "segments": finished.segments,
+            "input_tokens": finished.input_tokens,
+            "output_tokens": finished.output_tokens,
+            "seconds": round(finished.seconds, 3),
+        },
+        "model": finished.model,
+    }
+
+
+def answer_for_list(finished: Sequence[Finished]) -> JsonObject:
+    """One answer of many: `terms` are summed, `warnings` say which text, `seconds` is the slowest (all ran at once)."""
+    answers = [answer(one) for one in finished]
+    counts: Counter[tuple[str, str]] = Counter()
+    applied: Counter[tuple[str, str]] = Counter()
+    for one in finished:
+        for term in one.terms:
+            counts[term.source, term.target] += term.count
+            applied[term.source, term.target] += term.applied
+    return {
+        **{name: [one[name] for one in answers] for name in ("translation", "detected_source_lang", "detection")},
+        "terms": [
+            {"source": source, "target": target, "count": count, "applied": applied[source, target]}
+            for (source, target), count in counts.items()
+        ],
+        "warnings": [{**warning, "text": index} for index, one in enumerate(answers) for warning in one["warnings"]],
+        "usage": {
+            "segments": sum(one.segments for one in finished),
+            "input_tokens": sum(one.input_tokens for one in finished),
+            "output_tokens": sum(one.output_tokens for one in finished),
+            "seconds": round(max(one.seconds for one in finished), 3),
+        },
+        "model": finished[0].model,
+    }
+
+
+def language_answer(language: Language) -> LanguageAnswer:
+    return LanguageAnswer(
+        code=language.code,
+        name=language.english,
+        name_zh=language.chinese,
+        name_own=language.own,
+        direction=language.direction,
+    )
+
+
+def _refuse_unknown(fields: JsonObject, model: type[BaseModel]) -> None:
+    for name in fields:
+        if name not in model.model_fields:
+            near = get_close_matches(name[:80], model.model_fields, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise InvalidRequest(f"{name[:80]!r} is not a field of a request{hint}")
+
+
+def _must_be(field: int | str, *inside: int | str, missing: bool = False) -> str:
+    description = TranslateFields.model_fields[str(field)].description
+    if field == "sampling" and inside:
+        field, description = f"sampling.{inside[0]}", SamplingFields.model_fields[str(inside[0])].description
+    return f"{field} {'is missing; it must be' if missing else 'must be'} {description}."

@@ -1,0 +1,171 @@
+"""The values that travel between layers. They hold data and do nothing.
+
+Down: `TranslationRequest` → `Segment` → `Prompt`. Up: `TokenChunk` → `TextDelta` → `Finished`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+from uuid import uuid4
+
+Format = Literal["auto", "text"]
+Family = Literal["hy-mt1.5", "hy-mt2"]  # which of Tencent's prompt templates a checkpoint was trained on
+FinishReason = Literal["stop", "length"]
+CountTokens = Callable[[str], int]  # a tokenizer, as the text layers see it
+
+
+def new_id() -> str:
+    return uuid4().hex[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. `None` means: as the checkpoint recommends; temperature 0 is greedy."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a backend says of the model it serves."""
+
+    name: str
+    family: Family
+    languages: tuple[str, ...]  # the codes it speaks, of `languages.LANGUAGES`
+    precision: str  # "bf16", "int8", "gptq-int4", …; "none" where there is no model
+    device: str
+    max_context_tokens: int  # prompt and answer together
+    segment_tokens: int  # the longest segment it translates well, in its own tokens
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class TermResult:
+    """How often a term's source occurs, and in how many of those places its target was found after."""
+
+    source: str
+    target: str
+    count: int
+    applied: int
+
+
+@dataclass(frozen=True, slots=True)
+class Warning:
+    """Something the user should know about a translation that was made all the same."""
+
+    code: str
+    message: str
+    segment: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """One language a text may be in; `score` is a probability, 0 to 1."""
+
+    lang: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationRequest:
+    """What a face asks of the translator. `source` None means: detect it."""
+
+    text: str
+    target: str
+    source: str | None = None
+    format: Format = "auto"
+    glossary: tuple[Term, ...] = ()
+    context: str = ""
+    context_mode: bool = False  # also show each segment the text just before it
+    sampling: Sampling = Sampling()
+    id: str = field(default_factory=new_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What one prompt translates. `gap` is the source text between the segment before and this one."""
+
+    index: int
+    text: str
+    gap: str = ""
+    tokens: int = 0  # of `text` alone
+    context: str = ""
+    terms: tuple[Term, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One user turn for the model. `source` is the part of `text` that is to be translated."""
+
+    text: str
+    source: str
+    max_new_tokens: int
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """Backend → translator. Whole characters only; the last chunk, and it alone, has a `finish`."""
+
+    text: str
+    tokens: int = 1
+    finish: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request runs; `detection` is empty when the caller named the source."""
+
+    segments: int
+    source: str
+    detection: tuple[Guess, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Sent only when the request must wait; `ahead` counts requests before it."""
+
+    ahead: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Append this, nothing else to do: all deltas joined are the translation."""
+
+    segment: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentDone:
+    segment: int
+    text: str
+    terms: tuple[TermResult, ...] = ()
+    warnings: tuple[Warning, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    text: str
+    source: str
+    segments: int
+    input_tokens: int
+    output_tokens: int
+    seconds: float
+    model: str
+    detection: tuple[Guess, ...] = ()
+    terms: tuple[TermResult, ...] = ()
+    warnings: tuple[Warning, ...] = ()
+
+
+TranslationEvent = Queued | Started | TextDelta | SegmentDone | Finished

@@ -1,0 +1,310 @@
+"""Every form of checkpoint Yiwen reads, and one clear sentence for each that it cannot."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import HunYuanDenseV1ForCausalLM
+
+from engine.errors import ModelNotFound, UnsupportedModel
+from engine.inference.checkpoint import load_model, read_config, save_model
+from engine.inference.gptq import GptqConfig, dequantize
+from engine.inference.kv_cache import Prefill, SlotCache
+from engine.inference.loader import load
+from tests.checkpoints import (
+    change_config,
+    change_tensors,
+    quantize_gptq,
+    quantize_int8,
+    shard,
+    write_checkpoint,
+    write_json,
+)
+
+QUERY = "model.layers.1.self_attn.q_proj.weight"
+IDS = list(range(5, 35))
+
+
+@torch.inference_mode()
+def scores_of(folder, dtype=torch.float32):
+    model = load_model(folder, read_config(folder), dtype, "cpu")
+    config = model.config
+    cache = SlotCache(config.layers, 1, len(IDS), config.kv_heads, config.head_dim, dtype, "cpu")
+    positions = torch.arange(len(IDS))[None]
+    return model.logits(model(torch.tensor([IDS]), positions, Prefill(cache, range(1), len(IDS))))[0]
+
+
+def error(scores, true):
+    return ((scores.double() - true.double()).norm() / true.double().norm()).item()
+
+
+@pytest.fixture
+def folder(tiny_checkpoint, tmp_path):
+    """A copy to spoil."""
+    return shutil.copytree(tiny_checkpoint, tmp_path / "model")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_checkpoint_in_shards_is_the_same_model(tmp_path, tied, dtype):
+    folder = write_checkpoint(tmp_path / "model", tied=tied, dtype=dtype)
+    whole = scores_of(folder)
+    shard(folder)
+    assert not (folder / "model.safetensors").exists()
+    assert torch.equal(scores_of(folder), whole)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_int8_is_off_by_half_a_step_of_its_row_and_no_more(tmp_path, tied):
+    folder = write_checkpoint(tmp_path / "model", tied=tied)
+    true, tensors = scores_of(folder), load_file(folder / "model.safetensors")
+    quantize_int8(folder)
+    assert 0 < error(scores_of(folder), true) < 0.05
+    model = load_model(folder, read_config(folder), torch.float32, "cpu")
+    off = (model.layers[1].qkv.wide[: 8 * 32] - tensors[QUERY]).abs()
+    assert (off <= tensors[QUERY].abs().amax(1, keepdim=True) / 127 * 0.501).all()
+    assert model.layers[1].qkv.weight.dtype == torch.int8
+
+
+def test_int8_in_bf16_is_as_int8_in_fp32(folder):
+    quantize_int8(folder)
+    assert error(scores_of(folder, torch.bfloat16), scores_of(folder)) < 0.02
+
+
+@pytest.mark.parametrize("act_order", [False, True], ids=["in order", "act-order"])
+@pytest.mark.parametrize("group_size", [32, 128, -1])
+@pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
+@pytest.mark.parametrize("sym", [True, False], ids=["sym", "asym"])
+def test_gptq_is_the_weights_widened_by_hand_to_the_last_bit(folder, group_size, act_order, v2, sym):
+    true = scores_of(folder)
+    quantize_gptq(folder, group_size=group_size, act_order=act_order, sym=sym, v2=v2)
+    scores = scores_of(folder)
+    assert torch.equal(scores, scores_of(folder / "widened"))
+    assert 0.01 < error(scores, true) < 0.6
+
+
+def test_gptq_of_a_few_numbers_written_out():
+    """Two groups that take turns, zero points 8 and 3: (value - zero) · scale."""
+    packed = torch.tensor([[0x76543210], [-0x01234568]], dtype=torch.int32)  # 0…7, then 8, 9, a, b, c, d, e, f
+    packed = packed.expand(2, 8).contiguous()
+    zeros = torch.tensor([[0x77777777], [0x22222222]], dtype=torch.int32)  # less one, as v1 stores them
+    scales = torch.tensor([[0.5], [2.0]]).expand(2, 8).half()
+    g_idx = torch.tensor([0, 1] * 8, dtype=torch.int32)
+    weight = dequantize({"qweight": packed, "qzeros": zeros, "scales": scales, "g_idx": g_idx}, GptqConfig(1))
+    by_hand = [(value - (3 if value % 2 else 8)) * (2.0 if value % 2 else 0.5) for value in range(16)]
+    assert weight.tolist() == [by_hand] * 8
+
+
+def test_what_is_saved_is_read_back_by_us_and_by_transformers(folder, tmp_path):
+    model = load_model(folder, read_config(folder), torch.float32, "cpu")
+    save_model(model, tmp_path / "saved", torch.float32, {"yiwen": {"family": "hy-mt2"}})
+    assert torch.equal(scores_of(tmp_path / "saved"), scores_of(folder))
+    with torch.inference_mode():
+        theirs = HunYuanDenseV1ForCausalLM.from_pretrained(tmp_path / "saved")(torch.tensor([IDS])).logits[0]
+    assert error(theirs, scores_of(folder)) < 1e-5
+    save_model(model, tmp_path / "int8", torch.int8, {})
+    assert error(scores_of(tmp_path / "int8"), scores_of(folder)) < 0.05
+
+
+def test_newer_configs_that_say_rope_parameters_are_the_same_model(folder):
+    before = scores_of(folder)
+    rope = {"rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0, "rope_theta": 10000.0}
+    change_config(folder, rope_scaling=None, rope_theta=None, rope_parameters=rope)
+    assert torch.equal(scores_of(folder), before)
+
+
+
+
+def no_folder(folder):
+    shutil.rmtree(folder)
+
+
+def no_config(folder):
+    (folder / "config.json").unlink()
+
+
+def broken_config(folder):
+    (folder / "config.json").write_text('{"architectures": ["Hun')
+
+
+def binary_config(folder):
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00")
+
+
+def list_for_config(folder):
+    write_json(folder / "config.json", ["HunYuanDenseV1ForCausalLM"])
+
+
+def other_architecture(folder):
+    change_config(folder, architectures=["LlamaForCausalLM"])
+
+
+def no_architecture(folder):
+    change_config(folder, architectures=None)
+
+
+def no_size(folder):
+    change_config(folder, hidden_size=None)
+
+
+def yarn(folder):
+    change_config(folder, rope_scaling={"type": "yarn", "factor": 4.0})
+
+
+def no_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def pickled_weights(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def half_the_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty_weights(folder):
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def pointer_for_weights(folder):
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
+
+
+def no_tensor(folder):
+    change_tensors(folder, {QUERY: None})
+
+
+def wrong_shape(folder):
+    change_tensors(folder, {QUERY: torch.zeros(256, 64)})
+
+
+def too_few_rows(folder):
+    change_tensors(folder, {QUERY: torch.zeros(128, 128)})
+
+
+def untied_without_a_head(folder):
+    change_config(folder, tie_word_embeddings=False)
+
+
+def unknown_quantisation(folder):
+    change_config(folder, quantization_config={"quant_method": "awq", "bits": 4})
+
+
+def three_bits(folder):
+    change_config(folder, quantization_config={"quant_method": "gptq", "bits": 3})
+
+
+def int8_without_scales(folder):
+    quantize_int8(folder)
+    change_tensors(folder, {QUERY.replace("q_proj", "k_proj") + "_scale": None})
+
+
+def int8_of_wrong_shape(folder):
+    quantize_int8(folder)
+    change_tensors(folder, {"model.embed_tokens.weight": torch.zeros(8, 128, dtype=torch.int8)})
+
+
+def gptq_without_groups(folder):
+    quantize_gptq(folder, group_size=32)
+    change_tensors(folder, {QUERY.replace("weight", "g_idx"): None})
+
+
+def gptq_of_wrong_groups(folder):
+    quantize_gptq(folder, group_size=32)
+    change_tensors(folder, {QUERY.replace("weight", "g_idx"): torch.arange(128, dtype=torch.int32)})
+
+
+def broken_index(folder):
+    shard(folder)
+    (folder / "model.safetensors.index.json").write_text("{")
+
+
+def index_of_nothing(folder):
+    shard(folder)
+    write_json(folder / "model.safetensors.index.json", {})
+
+
+def no_second_shard(folder):
+    shard(folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+
+
+def half_a_shard(folder):
+    shard(folder)
+    (folder / "model-00002-of-00002.safetensors").write_bytes(b"1234")
+
+
+def index_before_its_tensors(folder):
+    shard(folder)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"] = dict.fromkeys(index["weight_map"], "model-00001-of-00002.safetensors")
+    write_json(folder / "model.safetensors.index.json", index)
+
+
+def no_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+
+
+def broken_tokenizer(folder):
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def broken_generation_config(folder):
+    (folder / "generation_config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (no_folder, ModelNotFound, "no model folder .*/model'"),
+        (no_config, ModelNotFound, "holds no config.json"),
+        (broken_config, UnsupportedModel, "config.json' is not JSON"),
+        (binary_config, UnsupportedModel, "config.json' is not JSON"),
+        (list_for_config, UnsupportedModel, "config.json' is not a JSON object"),
+        (other_architecture, UnsupportedModel, "LlamaForCausalLM.* runs HunYuanDenseV1ForCausalLM"),
+        (no_architecture, UnsupportedModel, "runs HunYuanDenseV1ForCausalLM"),
+        (no_size, UnsupportedModel, "does not say hidden_size"),
+        (yarn, UnsupportedModel, "'yarn'"),
+        (no_weights, ModelNotFound, "holds no model.safetensors"),
+        (pickled_weights, ModelNotFound, "holds no model.safetensors"),
+        (half_the_weights, UnsupportedModel, "model.safetensors' cannot be read .*fetch it again"),
+        (empty_weights, UnsupportedModel, "model.safetensors' cannot be read .*fetch it again"),
+        (pointer_for_weights, UnsupportedModel, "model.safetensors' cannot be read .*fetch it again"),
+        (no_tensor, UnsupportedModel, "lacks the tensor model.layers.1.self_attn.q_proj"),
+        (wrong_shape, UnsupportedModel, "model.layers.1.self_attn.q_proj.*shape"),
+        (too_few_rows, UnsupportedModel, r"model.layers.1.self_attn.q_proj.* shape \(256, 128\), not \(384, 128\)"),
+        (untied_without_a_head, UnsupportedModel, "lacks the tensor lm_head"),
+        (unknown_quantisation, UnsupportedModel, "'awq' cannot be read; bf16, INT8 and GPTQ INT4 can"),
+        (three_bits, UnsupportedModel, "3 bits cannot be read; 4 bits can"),
+        (int8_without_scales, UnsupportedModel, "lacks the tensor .*k_proj.weight_scale"),
+        (int8_of_wrong_shape, UnsupportedModel, r"embed_tokens has shape \(8, 128\)"),
+        (gptq_without_groups, UnsupportedModel, "lacks the tensor .*q_proj.g_idx"),
+        (gptq_of_wrong_groups, UnsupportedModel, "q_proj.*do not fit together"),
+        (broken_index, UnsupportedModel, "index.json' is not JSON"),
+        (index_of_nothing, UnsupportedModel, "lacks the tensor model.embed_tokens"),
+        (no_second_shard, ModelNotFound, "holds no model-00002-of-00002.safetensors"),
+        (half_a_shard, UnsupportedModel, "model-00002-of-00002.safetensors' cannot be read"),
+        (index_before_its_tensors, UnsupportedModel, "model-00001-of-00002.safetensors' cannot be read"),
+        (no_tokenizer, UnsupportedModel, "tokenizer in .* cannot be read"),
+        (broken_tokenizer, UnsupportedModel, "tokenizer in .* cannot be read"),
+        (broken_generation_config, UnsupportedModel, "generation_config.json' is not JSON"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_cannot_be_run_is_said_in_a_sentence(folder, spoil, error, words):
+    spoil(folder)
+    with pytest.raises(error, match=words) as failed:
+        load(str(folder), "cpu", "fp32")
+    assert str(failed.value).count("\n") == 0
+    assert str(failed.value).endswith(".")
+
+
+def test_a_null_in_the_config_is_as_if_it_were_not_there(folder):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", config | {"quantization_config": None, "yiwen": None})
+    assert load(str(folder), "cpu", "fp32").info.family == "hy-mt1.5"

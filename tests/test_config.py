@@ -1,0 +1,71 @@
+"""Flags and variables: what wins, what is refused, and in which words."""
+
+from dataclasses import fields
+
+import pytest
+
+from engine.config import Config
+from engine.errors import ConfigError
+
+
+def test_without_flags_the_embedded_model_runs_on_this_machine_alone() -> None:
+    config = Config.load([], {})
+    assert (config.model, config.backend, config.host, config.port) == ("embedded", "auto", "127.0.0.1", 7860)
+    assert (config.max_concurrent, config.max_waiting, config.max_text_tokens) == (None, 256, 200_000)
+
+
+def test_a_flag_beats_its_variable_which_beats_the_default() -> None:
+    environ = {"YIWEN_PORT": "8001", "YIWEN_LOG_LEVEL": "debug", "HOME": "/root"}
+    config = Config.load(["--port", "8002"], environ)
+    assert (config.port, config.log_level, config.host) == (8002, "debug", "127.0.0.1")
+
+
+def test_every_field_is_a_flag_and_a_variable() -> None:
+    value = {"port": "1", "max_concurrent": "2", "max_waiting": "3", "max_text_tokens": "4", "devices": "cuda:1"}
+    value |= {"backend": "echo", "precision": "int8", "root_path": "/yiwen/", "log_level": "error"}
+    for field in fields(Config):
+        text = value.get(field.name, "there")
+        by_flag = Config.load([f"--{field.name.replace('_', '-')}", text], {})
+        assert by_flag == Config.load([], {f"YIWEN_{field.name.upper()}": text}) != Config()
+
+
+def test_an_empty_variable_is_an_unset_one() -> None:
+    assert Config.load([], {"YIWEN_PORT": "", "YIWEN_MODEL": ""}) == Config()
+
+
+def test_a_path_prefix_ends_without_a_slash() -> None:
+    assert Config.load(["--root-path", "/tools/yiwen/"], {}).root_path == "/tools/yiwen"
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "said"),
+    [
+        (["--prot", "1"], {}, "Unknown flag --prot; did you mean --port?"),
+        (["--log=debug"], {}, "Unknown flag --log; did you mean --log-level?"),
+        (["serve"], {}, "Unknown flag serve"),
+        ([], {"YIWEN_PROT": "1"}, "Unknown variable YIWEN_PROT; did you mean YIWEN_PORT?"),
+        (["--port"], {}, "--port"),
+        (["--port", "99999"], {}, "--port is '99999'; it must be a whole number from 0 to 65535."),
+        ([], {"YIWEN_PORT": "http"}, "YIWEN_PORT is 'http'; it must be a whole number"),
+        (["--precision", "int3"], {}, "--precision is 'int3'; choose one of: auto, fp32, bf16, fp16, int8."),
+        (["--backend", "vllm"], {}, "choose one of: auto, local, echo."),
+        (["--devices", "gpu"], {}, "auto, cpu, or one card such as cuda:0."),
+        (["--max-concurrent", "0"], {}, "auto or a whole number from 1"),
+        (["--max-waiting", "-1"], {}, "--max-waiting"),
+        (["--root-path", "yiwen"], {}, "a path such as /yiwen."),
+        (["--model", ""], {}, "--model is ''; it may not be empty."),
+    ],
+)
+def test_what_is_unknown_or_unfit_is_named(argv: list[str], environ: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.load(argv, environ)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        Config.load(["--help"], {})
+    shown = capsys.readouterr().out
+    assert left.value.code == 0
+    assert all(f"--{field.name.replace('_', '-')}" in shown for field in fields(Config))

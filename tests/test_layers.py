@@ -1,0 +1,73 @@
+"""The engine is a stack of layers: a file imports what stands below it, never what stands beside or above."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = [
+    ["errors"],
+    ["types"],
+    ["config", "languages", "metrics"],
+    ["prompts", "glossary", "context", "segmenter", "detect"],
+    ["inference.gptq", "inference.int8", "inference.kv_cache", "inference.sampler", "inference.tokenizer", "backends.base"],
+    ["inference.model"],
+    ["inference.checkpoint"],
+    ["inference.loader", "inference.runner"],
+    ["inference.batcher"],
+    ["backends.echo", "backends.local"],
+    ["backends.select", "scheduler"],
+    ["translator"],
+    ["server.errors", "server.limits"],
+    ["server.wire"],
+    ["server.rest", "server.websocket", "server.health"],
+    ["server.app"],
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+UI_SEES = {"translator", "types", "errors", "config", "languages", "glossary", "documents", "metrics"}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Modules of the engine that a file names, lazily and for type checking too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("engine."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "engine":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"  # `from engine.server import wire` names a module, not a value
+                yield inner if inner.removeprefix("engine.") in RANK else str(node.module)
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted(path for path in (ROOT / folder).rglob("*.py") if path.name != "__init__.py")
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT / "engine").with_suffix("").parts)
+
+
+ENGINE = [path for path in modules("engine") if "tools" not in path.parts]
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=name_of)
+def test_a_file_imports_only_what_stands_below_it(path: Path) -> None:
+    rank = RANK[name_of(path)]
+    assert [module for module in imported(path) if RANK.get(module.removeprefix("engine."), 99) >= rank] == []
+
+
+@pytest.mark.parametrize("path", modules("ui"), ids=lambda path: path.stem)
+def test_the_page_sees_the_door_and_the_values_only(path: Path) -> None:
+    assert {module.removeprefix("engine.") for module in imported(path)} <= UI_SEES
+
+
+@pytest.mark.parametrize("path", [*ENGINE, *modules("ui"), ROOT / "app.py"], ids=lambda path: path.stem)
+def test_nothing_imports_a_tool(path: Path) -> None:
+    assert not any(module.startswith("engine.tools") for module in imported(path))
+
+
+def test_importing_a_package_loads_nothing() -> None:
+    inits = [*(ROOT / "engine").rglob("__init__.py"), *(ROOT / "ui").rglob("__init__.py")]
+    assert len(inits) >= 6
+    assert [path for path in inits if path.read_text().strip()] == []

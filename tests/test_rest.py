@@ -1,0 +1,326 @@
+"""`POST /translate` and its neighbours, over a real socket."""
+
+import json
+import socket
+import time
+from collections.abc import AsyncGenerator, Iterator
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from engine.backends.echo import EchoBackend
+from engine.errors import BackendError
+from engine.languages import LANGUAGES
+from engine.types import Prompt, TokenChunk
+from tests.conftest import Serve, soon
+
+TEXT = "The river is wide. We crossed it in an old boat."
+BOOK = TEXT * 200
+SLOW = 0.02  # seconds a token
+
+
+class FailsLate(EchoBackend):
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
+        yield TokenChunk("Well, ")
+        raise BackendError("The card fell off; put it back.")
+
+
+class Breaks(EchoBackend):
+    def count_tokens(self, text: str) -> int:
+        raise ZeroDivisionError("a secret of our insides")
+
+
+@pytest.fixture(scope="module")
+def url(serve: Serve) -> str:
+    return serve(EchoBackend())
+
+
+def translate(url: str, **fields: Any) -> Any:
+    answer = httpx.post(f"{url}/translate", json={"target_lang": "fr", **fields})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def messages(answer: httpx.Response) -> Iterator[dict[str, Any]]:
+    for line in answer.iter_lines():
+        if line:
+            yield json.loads(line.removeprefix("data: "))
+
+
+def test_a_text_is_answered_with_everything_known_about_it(url: str) -> None:
+    answer = translate(url, text=TEXT, source_lang="en")
+    assert answer["usage"].pop("seconds") >= 0
+    assert answer["usage"].pop("input_tokens") > 0
+    assert answer["usage"].pop("output_tokens") > 0
+    assert answer == {
+        "translation": TEXT,
+        "detected_source_lang": "en",
+        "detection": [],
+        "terms": [],
+        "warnings": [],
+        "usage": {"segments": 1},
+        "model": "echo",
+    }
+
+
+@pytest.mark.parametrize("source", [{}, {"source_lang": "auto"}, {"source_lang": None}, {"source_lang": ""}])
+def test_a_source_that_is_not_named_is_detected(url: str, source: dict[str, str]) -> None:
+    answer = translate(url, text=TEXT, **source)
+    assert answer["detected_source_lang"] == answer["detection"][0]["lang"] == "en"
+    assert 0 < answer["detection"][0]["score"] <= 1
+
+
+def test_codes_are_read_in_any_letter_case(url: str) -> None:
+    assert translate(url, text=TEXT, source_lang="EN", target_lang="ZH-hant")["detected_source_lang"] == "en"
+
+
+def test_terms_are_counted(url: str) -> None:
+    answer = translate(url, text=TEXT, source_lang="en", glossary={"river": "river", "boat": "bateau"})
+    assert {"source": "river", "target": "river", "count": 1, "applied": 1} in answer["terms"]
+    assert [warning["code"] for warning in answer["warnings"]] == ["term_missed"]
+
+
+def test_a_list_is_answered_in_its_order(url: str) -> None:
+    texts = [f"This is sentence number {number}." for number in range(100)]
+    answer = translate(url, text=texts)
+    assert answer["translation"] == texts
+    assert answer["detected_source_lang"] == ["en"] * 100
+    assert len(answer["detection"]) == 100
+    assert answer["usage"]["segments"] == 100
+
+
+def test_warnings_and_terms_of_a_list_say_which_text(url: str) -> None:
+    answer = translate(url, text=["A boat.", "No such thing.", "A boat."], source_lang="en", glossary={"boat": "x"})
+    assert [warning["text"] for warning in answer["warnings"]] == [0, 2]
+    assert answer["terms"] == [{"source": "boat", "target": "x", "count": 2, "applied": 0}]
+
+
+def test_a_form_is_as_good_as_json(url: str) -> None:
+    form = {"text": TEXT, "source_lang": "en", "target_lang": "fr", "glossary": '{"boat": "boat"}', "stream": "false"}
+    urlencoded = httpx.post(f"{url}/translate", data=form).json()
+    multipart = httpx.post(f"{url}/translate", files={name: (None, value) for name, value in form.items()}).json()
+    assert urlencoded["translation"] == multipart["translation"] == TEXT
+    assert urlencoded["terms"] == multipart["terms"] != []
+
+
+def test_json_sent_by_plain_curl_is_read(url: str) -> None:
+    body = json.dumps({"text": TEXT, "target_lang": "fr"})
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert httpx.post(f"{url}/translate", content=body, headers=headers).json()["translation"] == TEXT
+
+
+BAD_REQUESTS: list[tuple[dict[str, Any], int, str, str]] = [
+    ({"json": {"text": "", "target_lang": "fr"}}, 400, "empty_text", "no text"),
+    ({"json": {"text": " \n\t", "target_lang": "fr"}}, 400, "empty_text", "no text"),
+    ({"json": {"text": ["One.", ""], "target_lang": "fr"}}, 400, "empty_text", "text[1]: "),
+    ({"json": {"text": TEXT, "target_lang": "tlh"}}, 400, "unknown_language", "'tlh'"),
+    ({"json": {"text": TEXT, "target_lang": "fr", "source_lang": "xx"}}, 400, "unknown_language", "'xx'"),
+    ({"json": {"text": TEXT, "target_lang": "fr", "source_lang": "FR"}}, 400, "same_language", "French"),
+    ({"content": b'{"text": "Hi'}, 400, "broken_json", "not JSON at line 1"),
+    ({"content": b"\xff\xfe\xff"}, 400, "broken_json", "not JSON"),
+    ({"content": b"[" * 100_000}, 400, "broken_json", "not JSON"),
+    ({"content": b""}, 400, "broken_json", "not JSON"),
+    ({"data": {"text": TEXT, "target_lang": "fr", "glossary": "a=b"}}, 400, "broken_json", "not JSON"),
+    ({"files": {"text": (None, ""), "target_lang": (None, "fr")}}, 400, "empty_text", "no text"),
+    ({"json": {"text": "word " * 1_000_001, "target_lang": "fr"}}, 413, "text_too_long", "characters"),
+    ({"content": b"a", "headers": {"Content-Type": "image/png"}}, 415, "unsupported_media", "'image/png'"),
+    ({"json": []}, 422, "invalid_request", "one JSON object"),
+    ({"json": {"target_lang": "fr"}}, 422, "invalid_request", "text is missing; it must be a string"),
+    ({"json": {"text": TEXT}}, 422, "invalid_request", "target_lang is missing"),
+    ({"json": {"text": TEXT, "target": "fr"}}, 422, "invalid_request", "did you mean 'target_lang'?"),
+    ({"json": {"text": 5, "target_lang": "fr"}}, 422, "invalid_request", "text must be a string"),
+    ({"json": {"text": [], "target_lang": "fr"}}, 422, "invalid_request", "1 to 256 strings"),
+    ({"json": {"text": ["a"] * 257, "target_lang": "fr"}}, 422, "invalid_request", "1 to 256 strings"),
+    ({"content": b'{"text": "\\ud800", "target_lang": "fr"}'}, 422, "invalid_request", "U+D800"),
+    ({"content": b'{"text": "a", "\\ud800": "fr"}'}, 422, "invalid_request", "is not a field"),
+    ({"json": {f"x{number}": 1 for number in range(100_000)}}, 422, "invalid_request", "is not a field"),
+    (
+        {"json": {"text": TEXT, "target_lang": "fr", "glossary": dict.fromkeys(map(str, range(10_001)), "a")}},
+        422,
+        "invalid_request",
+        "10,000",
+    ),
+    ({"json": {"text": TEXT, "target_lang": "fr", "glossary": ["a"]}}, 422, "invalid_request", "glossary must be"),
+    ({"json": {"text": TEXT, "target_lang": "fr", "glossary": {"a": 1}}}, 422, "invalid_request", "glossary must be"),
+    ({"json": {"text": TEXT, "target_lang": "fr", "format": "html"}}, 422, "invalid_request", "send the format text"),
+    ({"json": {"text": TEXT, "target_lang": "fr", "format": "pdf"}}, 422, "invalid_request", "format must be text"),
+    (
+        {"json": {"text": TEXT, "target_lang": "fr", "sampling": 1}},
+        422,
+        "invalid_request",
+        "sampling must be an object",
+    ),
+    (
+        {"json": {"text": TEXT, "target_lang": "fr", "sampling": {"temperature": 9}}},
+        422,
+        "invalid_request",
+        "sampling.temperature must be a number from 0",
+    ),
+    (
+        {"json": {"text": TEXT, "target_lang": "fr", "sampling": {"top-k": 9}}},
+        422,
+        "invalid_request",
+        "did you mean 'top_k'?",
+    ),
+    ({"json": {"text": [TEXT], "target_lang": "fr", "stream": True}}, 422, "invalid_request", "one text"),
+    ({"json": {"text": "", "target_lang": "fr", "stream": True}}, 400, "empty_text", "no text"),
+]
+
+
+@pytest.mark.parametrize(("sent", "status", "code", "said"), BAD_REQUESTS)
+def test_a_bad_request_gets_one_clear_sentence_and_the_server_goes_on(
+    url: str, sent: dict[str, Any], status: int, code: str, said: str
+) -> None:
+    answer = httpx.post(f"{url}/translate", **sent)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert said in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+    assert len(answer.json()["error"]) < 500
+    assert translate(url, text=TEXT)["translation"] == TEXT
+
+
+def test_a_megabyte_of_text_is_answered_or_refused_with_a_sentence(url: str) -> None:
+    answer = httpx.post(f"{url}/translate", json={"text": "word " * 210_000, "target_lang": "fr"}, timeout=30)
+    assert (answer.status_code, answer.json()["code"]) == (413, "text_too_long")
+    assert "200,000" in answer.json()["error"]
+    assert translate(url, text=TEXT)["translation"] == TEXT
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_past_8_mib_is_refused(url: str, chunked: bool) -> None:
+    parts = [b"x" * 2**20] * 9
+    answer = httpx.post(f"{url}/translate", content=iter(parts) if chunked else b"".join(parts))
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    assert "8 MiB" in answer.json()["error"]
+
+
+def test_another_method_is_refused(url: str) -> None:
+    answer = httpx.get(f"{url}/translate")
+    assert (answer.status_code, answer.json()["code"], answer.headers["Allow"]) == (405, "method_not_allowed", "POST")
+    assert httpx.delete(f"{url}/languages").status_code == 405
+
+
+def test_an_unknown_address_is_a_404_in_json(url: str) -> None:
+    answer = httpx.get(f"{url}/nowhere")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_a_full_server_says_when_to_come_back(serve: Serve) -> None:
+    url = serve(backend := EchoBackend(delay_seconds=SLOW), max_requests=1)
+    with httpx.stream("POST", f"{url}/translate", json={"text": BOOK, "target_lang": "fr", "stream": True}) as busy:
+        stream = messages(busy)
+        next(stream)
+        answer = httpx.post(f"{url}/translate", json={"text": TEXT, "target_lang": "fr"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+        assert int(answer.headers["Retry-After"]) > 0
+        assert next(stream)["type"] == "delta"
+    soon(lambda: backend.running == 0)
+    assert translate(url, text="Hi there.")["translation"] == "Hi there."
+
+
+def test_a_stream_comes_piece_by_piece(serve: Serve) -> None:
+    url = serve(backend := EchoBackend(delay_seconds=SLOW))
+    body = {"text": TEXT, "target_lang": "fr", "stream": True}
+    came: list[dict[str, Any]] = []
+    with httpx.stream("POST", f"{url}/translate", json=body) as answer:
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        assert (answer.headers["Cache-Control"], answer.headers["X-Accel-Buffering"]) == ("no-cache", "no")
+        for message in messages(answer):
+            came.append({**message, "at": time.monotonic(), "running": backend.running})
+    deltas = [message for message in came if message["type"] == "delta"]
+    assert [message["type"] for message in came if message["type"] != "delta"] == ["started", "segment", "done"]
+    assert "".join(delta["text"] for delta in deltas) == came[-1]["translation"] == TEXT
+    assert deltas[0]["running"] == 1  # the first was here while the model still worked
+    assert deltas[-1]["at"] - deltas[0]["at"] > SLOW * (len(deltas) - 1) * 0.5
+    assert len({message["id"] for message in came}) == 1
+
+
+def test_a_stream_that_fails_late_ends_with_an_error_message(serve: Serve) -> None:
+    url = serve(FailsLate())
+    with httpx.stream("POST", f"{url}/translate", json={"text": TEXT, "target_lang": "fr", "stream": True}) as answer:
+        last = list(messages(answer))[-1]
+    assert answer.status_code == 200
+    assert (last["type"], last["code"], last["error"]) == ("error", "backend_failed", "The card fell off; put it back.")
+
+
+def test_a_model_that_fails_is_a_503(serve: Serve) -> None:
+    answer = httpx.post(f"{serve(FailsLate())}/translate", json={"text": TEXT, "target_lang": "fr"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "backend_failed")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_mistake_of_ours_is_a_500_that_tells_nothing(serve: Serve, stream: bool) -> None:
+    url = serve(Breaks())
+    answer = httpx.post(f"{url}/translate", json={"text": TEXT, "target_lang": "fr", "stream": stream})
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "ZeroDivision" not in answer.text
+    assert "secret" not in answer.text
+    assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("fields", [{"stream": True}, {"stream": False}, {"text": [BOOK] * 40}])
+def test_a_client_that_leaves_frees_the_model_at_once(serve: Serve, fields: dict[str, Any]) -> None:
+    url = serve(backend := EchoBackend(delay_seconds=SLOW))
+    address = urlsplit(url)
+    connection = HTTPConnection(address.hostname or "", address.port)
+    body = json.dumps({"text": BOOK, "target_lang": "fr", **fields})
+    connection.request("POST", "/translate", body, {"Content-Type": "application/json"})
+    soon(lambda: backend.running > 0)
+    assert isinstance(connection.sock, socket.socket)
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    soon(lambda: backend.running == 0, seconds=0.5)
+    assert httpx.get(f"{url}/system").json()["scheduler"]["requests"] == 0
+
+
+def test_languages_are_those_of_the_model(serve: Serve, url: str) -> None:
+    assert len(httpx.get(f"{url}/languages").json()) == len(LANGUAGES)
+    few = httpx.get(f"{serve(EchoBackend(languages=('zh', 'ar')))}/languages").json()
+    assert few == [
+        {"code": "zh", "name": "Chinese", "name_zh": "中文", "name_own": "中文", "direction": "ltr"},
+        {"code": "ar", "name": "Arabic", "name_zh": "阿拉伯语", "name_own": "العربية", "direction": "rtl"},
+    ]
+
+
+def test_the_process_is_up_before_the_model_is_ready(serve: Serve) -> None:
+    url = serve(EchoBackend(delay_seconds=0.05), tested=False)
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+    early = httpx.get(f"{url}/readyz")
+    assert (early.status_code, early.json()["status"]) == (503, "loading")
+    soon(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+    assert httpx.get(f"{url}/readyz").json() == {"status": "ready", "model": "echo"}
+
+
+def test_a_model_that_fails_its_self_test_is_never_ready(serve: Serve) -> None:
+    url = serve(FailsLate())
+    assert httpx.get(f"{url}/readyz").json()["status"] == "failed"
+    assert "The card fell off" in httpx.get(f"{url}/readyz").json()["reason"]
+
+
+def test_system_tells_model_memory_and_who_waits(url: str) -> None:
+    system = httpx.get(f"{url}/system").json()
+    assert system["model"]["name"] == "echo"
+    assert system["memory_bytes"]["process"] > 1_000_000
+    assert (system["scheduler"]["slots"], system["scheduler"]["in_use"]) == (8, 0)
+    assert system["traffic"]["requests"] > 0
+
+
+def test_the_description_is_complete_and_needs_no_other_host(url: str) -> None:
+    description = httpx.get(f"{url}/openapi.json").json()
+    schema = description["paths"]["/translate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    pointer = schema["properties"]["sampling"]["$ref"]
+    found: Any = description
+    for part in pointer.removeprefix("#/").split("/"):
+        found = found[part.replace("~1", "/")]
+    assert "temperature" in found["properties"]
+    assert set(description["paths"]) == {"/translate", "/languages", "/healthz", "/readyz", "/system"}
+    assert httpx.get(f"{url}/docs").status_code == 404
+
+
+def test_below_a_proxys_path_the_description_says_so(serve: Serve) -> None:
+    url = serve(EchoBackend(), root_path="/yiwen")  # the proxy takes its path off before it asks us
+    assert httpx.get(f"{url}/healthz").status_code == 200
+    assert httpx.get(f"{url}/openapi.json").json()["servers"] == [{"url": "/yiwen"}]

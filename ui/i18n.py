@@ -1,0 +1,155 @@
+"""Every word the page says, in English and Chinese. Knows no component.
+
+`LABELS` go through `gr.I18n`, which follows the reader's browser; `PAGE` goes to the browser as data and is said by
+`static/page.js`. A `{name}` in braces is filled in there.
+"""
+
+import gradio as gr
+
+_LABELS = {
+    "source_language": ("From", "源语言"),
+    "target_language": ("To", "目标语言"),
+    "detect_language": ("Detect language", "自动检测"),
+    "source_text": ("Text to translate", "原文"),
+    "source_hint": (
+        "Type or paste text. Ctrl+Enter translates, Esc stops.",
+        "输入或粘贴文本。Ctrl+Enter 翻译，Esc 停止。",
+    ),
+    "translate": ("Translate", "翻译"),
+    "stop": ("Stop", "停止"),
+    "copy": ("Copy", "复制"),
+    "context": ("Context", "上下文"),
+    "context_text": ("What the text is about, or what comes before it", "文本的主题，或它前面的内容"),
+    "context_hint": (
+        "Not translated. For example: a menu in a phone’s camera app.",
+        "不会被翻译。例如：手机相机应用里的菜单。",
+    ),
+    "terms": ("Terms", "术语"),
+    "terms_table": ("Translate these words this way", "这些词请这样翻译"),
+    "add_row": ("Add a row", "添加一行"),
+}
+
+_PAGE = {
+    "swap": ("Swap languages and texts", "交换语言和文本"),
+    "tagline": ("Translation studio", "翻译工作室"),
+    "output": ("Translation", "译文"),
+    "output_hint": ("The translation appears here.", "译文会显示在这里。"),
+    "private": ("Your text stays on this machine.", "您的文本不会离开这台机器。"),
+    "model": ("Model", "模型"),
+    "licence": ("Licence", "许可证"),
+    "characters": ("{count} characters", "{count} 个字符"),
+    "characters_one": ("1 character", "1 个字符"),
+    "tokens": ("{count} tokens", "{count} 个词元"),
+    "tokens_one": ("1 token", "1 个词元"),
+    "starting": ("Starting…", "正在开始…"),
+    "queued": ("{ahead} ahead of you", "前面还有 {ahead} 个请求"),
+    "next": ("You are next", "马上轮到您"),
+    "translating": ("Translating…", "正在翻译…"),
+    "segment": ("Translating segment {number} of {total}", "正在翻译第 {number} 段，共 {total} 段"),
+    "rate": ("{rate} tok/s", "{rate} 词元/秒"),
+    "done": ("Done: {tokens} in {seconds} s", "完成：{tokens}，用时 {seconds} 秒"),
+    "detected": ("detected {language}", "检测到{language}"),
+    "stopped": ("Stopped. The translation so far is kept.", "已停止，已完成的译文已保留。"),
+    "stopped_empty": ("Stopped.", "已停止。"),
+    "failed": ("Not translated", "未能翻译"),
+    "copied": ("Copied", "已复制"),
+    "copy_empty": ("There is nothing to copy yet.", "还没有可复制的内容。"),
+    "copy_refused": (
+        "The browser did not allow copying; select the text instead.",
+        "浏览器不允许复制，请手动选择文本。",
+    ),
+    "swap_unknown": (
+        "Translate once, or choose the language of your text, then swap.",
+        "请先翻译一次，或选择原文的语言，再交换。",
+    ),
+    "lost": (
+        "The connection broke off before the translation was complete; press Translate to start it again.",
+        "翻译完成前连接中断，请再按一次“翻译”。",
+    ),
+    "unreachable": (
+        "The server cannot be reached; check that it is running, then press Translate again.",
+        "无法连接服务器，请确认它正在运行，然后再按一次“翻译”。",
+    ),
+    "term": ("Term", "术语"),
+    "term_translation": ("Translation", "译文"),
+    "term_applied": ("used {applied} of {count}", "已使用 {applied}/{count}"),
+    "in_segment": ("Segment {number}:", "第 {number} 段："),
+    "process": ("Memory", "内存"),
+    "weights": ("Weights", "权重"),
+    "kv_cache": ("KV cache", "KV 缓存"),
+    "gpu": ("GPU", "显存"),
+    "speed": ("Speed", "速度"),
+    "running": ("Running", "运行中"),
+}
+
+_PAGE = {
+    "swap": ("Swap languages and texts", "交换语言和文本"),
+    "tagline": ("Translation studio", "翻译工作室"),
+    "output": ("Translation", "译文"),
+    "output_hint": ("The translation appears here.", "译文会显示在这里。"),
+    "private": ("Your text stays on this machine.", "您的文本不会离开这台机器。"),
+    "model": ("Model", "模型"),
+    "licence": ("Licence", "许可证"),
+    "characters": ("{count} characters", "{count} 个字符"),
+    "characters_one": ("1 character", "1 个字符"),
+    "tokens": ("{count} tokens", "{count} 个词元"),
+    "tokens_one": ("1 token", "1 个词元"),
+    "starting": ("Starting…", "正在开始…"),
+    "queued": ("{ahead} ahead of you", "前面还有 {ahead} 个请求"),
+    "next": ("You are next", "马上轮到您"),
+    "translating": ("Translating…", "正在翻译…"),
+    "segment": ("Translating segment {number} of {total}", "正在翻译第 {number} 段，共 {total} 段"),
+    "rate": ("{rate} tok/s", "{rate} 词元/秒"),
+    "done": ("Done: {tokens} in {seconds} s", "完成：{tokens}，用时 {seconds} 秒"),
+    "detected": ("detected {language}", "检测到{language}"),
+    "stopped": ("Stopped. The translation so far is kept.", "已停止，已完成的译文已保留。"),
+    "stopped_empty": ("Stopped.", "已停止。"),
+    "failed": ("Not translated", "未能翻译"),
+    "copied": ("Copied", "已复制"),
+    "copy_empty": ("There is nothing to copy yet.", "还没有可复制的内容。"),
+    "copy_refused": (
+        "The browser did not allow copying; select the text instead.",
+        "浏览器不允许复制，请手动选择文本。",
+    ),
+    "swap_unknown": (
+        "Translate once, or choose the language of your text, then swap.",
+        "请先翻译一次，或选择原文的语言，再交换。",
+    ),
+    "lost": (
+        "The connection broke off before the translation was complete; press Translate to start it again.",
+        "翻译完成前连接中断，请再按一次“翻译”。",
+    ),
+    "unreachable": (
+        "The server cannot be reached; check that it is running, then press Translate again.",
+        "无法连接服务器，请确认它正在运行，然后再按一次“翻译”。",
+    ),
+    "term": ("Term", "术语"),
+    "term_translation": ("Translation", "译文"),
+    "term_applied": ("used {applied} of {count}", "已使用 {applied}/{count}"),
+    "in_segment": ("Segment {number}:", "第 {number} 段："),
+    "process": ("Memory", "内存"),
+    "weights": ("Weights", "权重"),
+    "kv_cache": ("KV cache", "KV 缓存"),
+    "gpu": ("GPU", "显存"),
+    "speed": ("Speed", "速度"),
+    "running": ("Running", "运行中"),
+}
+
+CHINESE_LOCALES = ("zh-CN", "zh-TW")  # those gradio knows; under any other tag it would say half in English
+_CHINESE = {key: chinese for key, (_, chinese) in _LABELS.items()}
+I18N = gr.I18n(
+    en={key: english for key, (english, _) in _LABELS.items()},
+    **dict.fromkeys(CHINESE_LOCALES, _CHINESE),
+)
+PAGE = {
+    "en": {key: english for key, (english, _) in _PAGE.items()},
+    "zh": {key: chinese for key, (_, chinese) in _PAGE.items()},
+}
+
+
+def label(key: str) -> str:
+    """A component's label in the reader's language."""
+    if key not in _LABELS:
+        raise KeyError(f"No label {key!r}; add it to ui/i18n.py.")
+    # Gradio's own annotations take str where they accept this object; it turns into the translation in the browser.
+    return I18N(key)  # type: ignore[return-value]

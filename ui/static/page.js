@@ -1,0 +1,295 @@
+// What the reader sees of a run: paints the translation, says how it goes, and answers the buttons and keys.
+//
+// `window.YIWEN` is put before this by ui/blocks.py: its constants are destructured below.
+// Text from the server or the reader only ever becomes a text node.
+
+window.yiwen = (() => {
+  const FRAME_MS = 33; // at most 30 paints a second, however fast the tokens come
+  const COUNT_AFTER_MS = 400; // of quiet, before the server is asked for a token count
+
+  const { text, chineseLocales, languages, maxTextTokens, model, licence } = window.YIWEN;
+  const chinese = chineseLocales.includes(navigator.language); // the choice that gr.I18n makes for the labels
+  const words = chinese ? text.zh : text.en;
+  const at = (id) => document.getElementById(id);
+  const output = () => at("yw-output-box");
+
+  const say = (key, values = {}) => words[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+  const sayCount = (key, count) => say(count === 1 ? `${key}_one` : key, { count: count.toLocaleString() });
+  const languageName = (code) => languages[code][chinese ? "chinese" : "english"];
+  const known = (code) => code in languages; // a text without words has none that is
+
+  function element(tag, className, ...children) {
+    const made = document.createElement(tag);
+    made.className = className;
+    made.append(...children);
+    return made;
+  }
+
+  // ── painting ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+  let segments = new Map(); // segment number → its text node
+  let pending = []; // deltas that wait for the next frame
+  let frame = 0;
+  let painted = 0;
+
+  function node(segment) {
+    if (!segments.has(segment)) {
+      const made = document.createTextNode("");
+      segments.set(segment, made);
+      output().append(made);
+    }
+    return segments.get(segment);
+  }
+
+  function flush() {
+    cancelAnimationFrame(frame);
+    frame = 0;
+    const box = output();
+    const following = box.scrollHeight - box.scrollTop - box.clientHeight < 40; // unless the reader scrolled up
+    for (const { segment, text } of pending) node(segment).appendData(text);
+    pending = [];
+    if (following) box.scrollTop = box.scrollHeight;
+  }
+
+  function paintSoon() {
+    frame ||= requestAnimationFrame(function paint(now) {
+      if (now - painted < FRAME_MS) return (frame = requestAnimationFrame(paint));
+      painted = now;
+      flush();
+    });
+  }
+
+  function show(translation, lang) {
+    pending = [];
+    segments = new Map();
+    const box = output();
+    box.replaceChildren();
+    box.lang = lang;
+    box.dir = languages[lang].direction;
+    if (translation) node(0).data = translation;
+  }
+
+  // ── saying how it goes ────────────────────────────────────────────────────────────────────────────────────────
+
+  let target = ""; // of the run in progress
+  let detected = ""; // the language found last
+  let total = 0; // segments of the run in progress
+  let current = -1; // the segment being painted
+  let deltas = 0;
+  let firstDeltaAt = 0;
+  let rateSaidAt = 0;
+
+  function status(sentence) {
+    const line = at("yw-status");
+    if (line.textContent !== sentence) line.textContent = sentence; // a screen reader reads every change aloud
+  }
+
+  function busy(yes) {
+    output().setAttribute("aria-busy", String(yes));
+    at("yw-stop").disabled = !yes;
+    if (!yes) at("yw-rate").textContent = "";
+  }
+
+  function note(kind, ...children) {
+    at("yw-notes").append(element("li", `yw-${kind}`, ...children));
+  }
+
+  function fail(sentence) {
+    busy(false);
+    flush();
+    status(say("failed"));
+    note("error", sentence);
+  }
+
+  function progress(segment) {
+    if (segment !== current && total > 1) status(say("segment", { number: segment + 1, total }));
+    current = segment;
+    const now = performance.now();
+    firstDeltaAt ||= now;
+    deltas += 1; // a delta is a token, or a few that make one character: near enough while it runs
+    if (now - rateSaidAt < 500 || now - firstDeltaAt < 500) return;
+    rateSaidAt = now;
+    const rate = Math.round((deltas * 1000) / (now - firstDeltaAt));
+    at("yw-rate").textContent = `· ${say("rate", { rate })}`;
+  }
+
+  function sayDone({ usage, detected_source_lang: source, detection, terms, warnings }) {
+    const seconds = usage.seconds.toFixed(usage.seconds < 0.1 ? 2 : usage.seconds < 10 ? 1 : 0);
+    let sentence = say("done", { tokens: sayCount("tokens", usage.output_tokens), seconds });
+    if (detection?.length && known(source)) sentence += ` · ${say("detected", { language: languageName(source) })}`;
+    status(sentence);
+    for (const { message, segment } of warnings ?? []) {
+      const place = total > 1 && Number.isInteger(segment) ? `${say("in_segment", { number: segment + 1 })} ` : "";
+      note("warning", place + message);
+    }
+    for (const { source, target, count, applied } of terms ?? []) {
+      const used = element("span", "yw-used", say("term_applied", { applied, count }));
+      note(applied < count ? "term-missed" : "term-used", `${source} → ${target} `, used);
+    }
+  }
+
+  const on = {
+    queued: ({ ahead }) => status(ahead ? say("queued", { ahead }) : say("next")),
+    started: (message) => {
+      total = message.segments;
+      detected = message.detected_source_lang;
+      show("", target); // not before: a run that is refused leaves the last translation where it was
+      status(say("translating"));
+    },
+    delta: (message) => {
+      pending.push(message);
+      paintSoon();
+      progress(message.segment);
+    },
+    replace: ({ segment, text }) => {
+      flush();
+      node(segment).data = text;
+    },
+    done: (message) => {
+      flush();
+      if (output().textContent !== message.translation) show(message.translation, target);
+      busy(false);
+      sayDone(message);
+    },
+    cancelled: () => {
+      busy(false);
+      status(say("stopped"));
+    },
+    error: ({ error }) => fail(error),
+    lost: () => fail(say("lost")),
+    unreachable: () => fail(say("unreachable")),
+  };
+
+  const stream = window.yiwenStream(document.baseURI, (message) => on[message.type]?.(message));
+
+  // ── the buttons ───────────────────────────────────────────────────────────────────────────────────────────────
+
+  function start(source, into, text, context, terms) {
+    const rows = terms.data.map((row) => row.map((cell) => String(cell ?? "").trim()));
+    target = into;
+    total = 0;
+    current = -1;
+    deltas = firstDeltaAt = rateSaidAt = 0;
+    at("yw-notes").replaceChildren();
+    busy(true);
+    status(say("starting"));
+    stream.start({
+      source_lang: source,
+      target_lang: into,
+      text,
+      context,
+      glossary: Object.fromEntries(rows.filter(([term, translation]) => term && translation)),
+    });
+  }
+
+  function stop() {
+    if (!stream.running()) return;
+    stream.cancel();
+    flush();
+    busy(false);
+    status(say(output().textContent ? "stopped" : "stopped_empty"));
+  }
+
+  // The two languages and the two texts change places, so that swapping twice brings everything back.
+  function swap(source, into, text) {
+    const from = source === "auto" ? detected : source;
+    if (!known(from)) {
+      status(say("swap_unknown"));
+      return [source, into, text];
+    }
+    stop();
+    at("yw-notes").replaceChildren();
+    status("");
+    const translation = output().textContent;
+    if (!translation) return [into, from, text];
+    show(text, from);
+    return [into, from, translation];
+  }
+
+  const addRow = (terms) => ({ ...terms, data: [...terms.data, ["", ""]] });
+
+  async function copy() {
+    const box = output();
+    if (!box.textContent) return status(say("copy_empty"));
+    status(say((await copied(box)) ? "copied" : "copy_refused"));
+  }
+
+  async function copied(box) {
+    if (navigator.clipboard) return navigator.clipboard.writeText(box.textContent).then(() => true, () => false);
+    const selection = getSelection(); // plain http on another machine has no clipboard; a selection can still be copied
+    selection.selectAllChildren(box);
+    const done = document.execCommand("copy");
+    selection.removeAllRanges();
+    return done;
+  }
+
+  // ── the counts under the source ───────────────────────────────────────────────────────────────────────────────
+
+  let server = null; // the Python functions of the counter's gr.HTML
+  let countLater = 0;
+
+  function count(text) {
+    clearTimeout(countLater);
+    countLater = 0; // and an answer still under way is no longer wanted
+    at("yw-characters").textContent = sayCount("characters", [...text].length);
+    at("yw-tokens").textContent = "";
+    if (text && server) countLater = setTimeout(() => countTokens(text, countLater), COUNT_AFTER_MS);
+  }
+
+  async function countTokens(text, mine) {
+    const tokens = await server.count_tokens(text).catch(() => null); // a count is not worth an error
+    if (mine !== countLater || tokens === null) return;
+    const line = at("yw-tokens");
+    const over = tokens > maxTextTokens;
+    line.textContent = `· ${sayCount("tokens", tokens)}${over ? ` / ${maxTextTokens.toLocaleString()}` : ""}`;
+    line.classList.toggle("yw-over", over);
+  }
+
+  // ── the memory line ───────────────────────────────────────────────────────────────────────────────────────────
+
+  function meter(box, readings) {
+    box.replaceChildren(
+      ...readings.map(({ name, value, share }) => {
+        const reading = element("span", "yw-reading", element("b", "", say(name)), ` ${value}`);
+        if (share === null) return reading;
+        const bar = element("span", "yw-bar", element("i", ""));
+        bar.firstChild.style.width = `${Math.round(share * 100)}%`;
+        reading.append(bar);
+        return reading;
+      }),
+    );
+  }
+
+  // Once, when all is there. Gives back what target and terms show first: the target is not the reader's own language.
+  function boot(target, terms) {
+    document.documentElement.lang = chinese ? "zh-CN" : "en";
+    for (const spoken of document.querySelectorAll("[data-say]")) spoken.textContent = say(spoken.dataset.say);
+    at("yw-model").textContent = model;
+    at("yw-licence").textContent = licence;
+    at("yw-licence").parentElement.hidden = !licence;
+    const box = output();
+    box.dataset.hint = say("output_hint");
+    box.setAttribute("aria-label", say("output"));
+    at("yw-swap").title = say("swap");
+    at("yw-swap").setAttribute("aria-label", say("swap"));
+    at("yw-source").querySelector("textarea").dir = "auto";
+    busy(false);
+    count("");
+    stream.connect();
+    document.addEventListener("click", ({ target }) => {
+      // Gradio wants a double click to edit a cell, and takes no input method (Chinese!) before it.
+      const cell = target.closest("button") ? null : target.closest("#yw-terms [role=gridcell]");
+      cell?.dispatchEvent(new MouseEvent("dblclick", { bubbles: true }));
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+        event.preventDefault();
+        at("yw-translate").click();
+      } else if (event.key === "Escape") stop();
+    });
+    const first = chinese ? "en" : "zh";
+    return [known(first) ? first : target, { ...terms, headers: [say("term"), say("term_translation")] }];
+  }
+
+  return { boot, say, start, stop, swap, addRow, copy, count, meter, useServer: (functions) => (server = functions) };
+})();
