@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from copy import copy
 from functools import cache, lru_cache
 
-from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from engine.types import Guess
 

@@ -20,8 +20,10 @@ _TEMPLATES: dict[Family, dict[str, str]] = {
         "plain": "Translate the following segment into {english}, without additional explanation.\n\n{text}",
         "plain_zh": "将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}",
         "term_line": "{source} 翻译成 {target}",
-        "terms": "参考下面的翻译：\n{terms}\n\n将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n{text}",
-        "context": "{context}\n参考上面的信息，把下面的文本翻译成{chinese}，注意不需要翻译上文，也不要额外解释：\n{text}",
+        "terms": "参考下面的翻译：\n{terms}\n\n"
+        "将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n{text}",
+        "context": "{context}\n"
+        "参考上面的信息，把下面的文本翻译成{chinese}，注意不需要翻译上文，也不要额外解释：\n{text}",
         "marks": _MARKS,
     },
     "hy-mt2": {
@@ -29,7 +31,8 @@ _TEMPLATES: dict[Family, dict[str, str]] = {
         "without any additional explanation:\n\n{text}",
         "plain_zh": "将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}",
         "term_line": "{source} 翻译成 {target}",
-        "terms": "参考下面的翻译：\n{terms}\n将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}",
+        "terms": "参考下面的翻译：\n{terms}\n"
+        "将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}",
         "context": "【背景信息】\n{context}\n\n请结合背景信息将以下文本翻译为{chinese}。\n\n【待翻译文本】\n{text}",
         "marks": _MARKS,
     },

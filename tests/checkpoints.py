@@ -196,7 +196,9 @@ def quantize_int8(folder: Path) -> None:
     change_config(folder, quantization_config={"quant_method": "int8-rows", "bits": 8})
 
 
-def quantize_gptq(folder: Path, *, group_size: int, act_order: bool = False, sym: bool = True, v2: bool = False) -> None:
+def quantize_gptq(
+    folder: Path, *, group_size: int, act_order: bool = False, sym: bool = True, v2: bool = False
+) -> None:
     """Every matrix of the layers in GPTQ INT4; beside it, in `widened`, the same weights widened by hand, in fp32."""
     dice = torch.Generator().manual_seed(5)
     tensors = load_file(folder / "model.safetensors")
@@ -267,6 +269,8 @@ def _weights(config: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
     tensors = {"model.embed_tokens.weight": matrix(config["vocab_size"], hidden), "model.norm.weight": norm(hidden)}
     if not config["tie_word_embeddings"]:
         tensors["lm_head.weight"] = matrix(config["vocab_size"], hidden)
+    head = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"])
+    head[TEXT_TOKENS:] *= 0.01  # it never says a special token, so that its answers end where a test says
     for index in range(config["num_hidden_layers"]):
         layer = {
             "input_layernorm": norm(hidden),

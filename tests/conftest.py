@@ -82,7 +82,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A HY-MT of three small layers with random weights, whole and in fp32. For reading only: others share it."""
     from tests.checkpoints import write_checkpoint  # here, since torch costs seconds and most tests need none
 
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", yiwen={"name": "tiny", "segment_tokens": 64})
+    return write_checkpoint(
+        tmp_path_factory.mktemp("checkpoint") / "tiny", yiwen={"name": "tiny", "segment_tokens": 64}
+    )
 
 
 def soon(fact: Callable[[], bool], seconds: float = 2.0) -> None:

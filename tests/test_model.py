@@ -108,8 +108,7 @@ def test_prompts_of_any_length_share_a_batch_unchanged(pair):
     following = some_ids(4 * 12, seed=9)
     runner = Runner(pair[0], slots=4, length=128)
     steps = [runner.prefill(prompts)]
-    for step in range(12):
-        steps.append(runner.decode(torch.tensor(following[step::12])))
+    steps += [runner.decode(torch.tensor(following[step::12])) for step in range(12)]
     for row, prompt in enumerate(prompts):
         true = their_scores(pair[1], prompt + following[12 * row : 12 * (row + 1)])[len(prompt) - 1 :]
         assert error(torch.stack([scores[row] for scores in steps]), true) < 1e-5

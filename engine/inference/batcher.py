@@ -93,7 +93,9 @@ class Batcher:
             try:
                 self._step()
             except Exception as error:  # the thread's last resort: whoever is in the batch is told, the next go on
-                self._fail(BackendError(f"The model failed while translating ({type(error).__name__}); try again."), error)
+                self._fail(
+                    BackendError(f"The model failed while translating ({type(error).__name__}); try again."), error
+                )
         self._fail(BackendError("The model was shut down while translating."), None)
 
     def _step(self) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.errors import ModelNotFound, UnsupportedModel
-from engine.inference.gptq import GptqConfig, dequantize
+from engine.inference.gptq import GptqConfig, dequantize, fit_together
 from engine.inference.int8 import Int8Embedding, Int8Linear, Int8Rows, dequantize_rows, quantize_rows
 from engine.inference.model import HunYuanDense, ModelConfig, effective_rope_base
 
@@ -113,22 +113,28 @@ def load_model(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, devi
     def weight(name: str) -> Tensor:
         if gptq and name + ".qweight" in reader:
             tensors = {key: reader(f"{name}.{key}") for key in ("qweight", "qzeros", "scales", "g_idx")}
+            if not fit_together(tensors):
+                raise UnsupportedModel(f"The GPTQ tensors of {name} do not fit together.")
             return dequantize(tensors, gptq).to(dtype)
         return reader(name + ".weight")
 
     for place, names in _names(model):
-        if method == INT8_METHOD and names[0] + ".weight_scale" in reader:
-            values = torch.cat([reader(name + ".weight") for name in names]).to(device)
-            scales = torch.cat([reader(name + ".weight_scale") for name in names]).to(device)
-            _check_shape(names[0], values, model.get_submodule(place))
-            kind = Int8Embedding if place == "embedding" else Int8Linear
-            _replace(model, place, kind(values, scales, dtype))
-            continue
-        parts = [weight(name) for name in names]
-        joined = (parts[0] if len(parts) == 1 else torch.cat(parts)).to(device=device, dtype=dtype)
         module = model.get_submodule(place)
-        _check_shape(names[0], joined, module)
-        module.weight = nn.Parameter(joined, requires_grad=False)
+        parts = [weight(name) for name in names]
+        assert isinstance(module.weight, Tensor)
+        expected = torch.split(module.weight, _widths(model.config, place, module.weight))
+        for name, part, like in zip(names, parts, expected, strict=True):
+            if part.shape != like.shape:
+                raise UnsupportedModel(f"{name} has shape {tuple(part.shape)}, not {tuple(like.shape)}.")
+        joined = (parts[0] if len(parts) == 1 else torch.cat(parts)).to(device)
+        if method == INT8_METHOD and names[0] + ".weight_scale" in reader:
+            scales = torch.cat([reader(name + ".weight_scale") for name in names]).to(device)
+            if scales.shape != joined.shape[:1]:
+                raise UnsupportedModel(f"{names[0]} has {scales.numel()} scales for {len(joined)} rows.")
+            kind = Int8Embedding if place == "embedding" else Int8Linear
+            _replace(model, place, kind(joined, scales, dtype))
+        else:
+            module.weight = nn.Parameter(joined.to(dtype), requires_grad=False)
     model.reset_rotation()
     model.to(device)
     return model.eval()
@@ -141,7 +147,7 @@ def save_model(model: HunYuanDense, folder: Path, dtype: torch.dtype, extra: Map
     tensors: dict[str, Tensor] = {}
     for place, names in _names(model):
         weight = _float_weight(model.get_submodule(place))
-        for name, part in zip(names, weight.split(_widths(model.config, place, weight), 0), strict=True):
+        for name, part in zip(names, torch.split(weight, _widths(model.config, place, weight)), strict=True):
             if dtype == torch.int8 and part.ndim == 2:
                 tensors[name + ".weight"], tensors[name + ".weight_scale"] = (
                     tensor.contiguous().cpu() for tensor in quantize_rows(part)
@@ -233,12 +239,6 @@ def _widths(config: ModelConfig, place: str, weight: Tensor) -> list[int]:
     if place.endswith(".gate_up"):
         return 2 * [config.intermediate_size]
     return [weight.shape[0]]
-
-
-def _check_shape(name: str, found: Tensor, module: nn.Module) -> None:
-    assert isinstance(module.weight, Tensor)
-    if found.shape != module.weight.shape:
-        raise UnsupportedModel(f"{name} has shape {tuple(found.shape)}, not {tuple(module.weight.shape)}.")
 
 
 def _float_weight(module: nn.Module) -> Tensor:

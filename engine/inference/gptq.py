@@ -26,6 +26,20 @@ class GptqConfig:
         return cls(zero_offset=0 if quantization.get("checkpoint_format") == "gptq_v2" else 1)
 
 
+def fit_together(tensors: Mapping[str, Tensor]) -> bool:
+    """Are these the four tensors of one matrix?"""
+    scales, group = tensors["scales"], tensors["g_idx"]
+    if (scales.ndim, group.ndim) != (2, 1):
+        return False
+    groups, rows = scales.shape
+    return (
+        tensors["qweight"].shape == (len(group) // 8, rows)
+        and tensors["qzeros"].shape == (groups, rows // 8)
+        and int(group.min()) >= 0
+        and int(group.max()) < groups
+    )
+
+
 def dequantize(tensors: Mapping[str, Tensor], config: GptqConfig) -> Tensor:
     """The weight in torch's layout: [out, in], fp32."""
     shifts = torch.arange(0, 32, 4, dtype=torch.int32)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from engine.errors import ConfigError, ModelNotFound, UnsupportedModel
 from engine.inference.checkpoint import INT8_METHOD, MAX_POSITIONS, load_model, read_config, read_json
@@ -50,9 +51,9 @@ def load(name: str, device: str, precision: str) -> Loaded:
     config = read_config(folder)
     dtype, shown = _precision(precision, config, device)
     log.info("loading %s as %s on %s", name, shown, device)
+    sampling, tokenizer = _sampling(folder), ChatTokenizer(folder)  # before the weights, which take longer to fail
     model = load_model(folder, config, dtype, device)
-    info = _info(name, config, shown, device)
-    return Loaded(model, ChatTokenizer(folder), info, _sampling(folder))
+    return Loaded(model, tokenizer, _info(name, config, shown, device), sampling)
 
 
 def family_of(name: str, config: dict[str, Any]) -> Family:
@@ -79,7 +80,7 @@ def _folder(name: str) -> Path:
     try:
         patterns = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.md"]
         return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (httpx.HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelNotFound(
             f"There is no folder {name!r}, and the model hub did not give a model of that name "
             f"({type(error).__name__}); check the name, the network, or HF_ENDPOINT."

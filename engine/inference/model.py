@@ -51,9 +51,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last dimension in fp32, then scales in the dtype of `x`, as transformers does."""
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight.to(x.dtype) * wide.to(x.dtype)
+        return self.weight.to(x.dtype) * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
 
 
 class Embedding(nn.Embedding):
@@ -112,18 +110,18 @@ class HunYuanDense(nn.Module):
         self.reset_rotation()
 
     def reset_rotation(self) -> None:
-        """(Re)computes the RoPE table [max_positions, head_dim] in fp32, on the CPU."""
+        """(Re)computes the RoPE tables [max_positions, head_dim] in fp32, on the CPU. The first half of `sin` is
+        negative, see `rotate`."""
         config = self.config
         halves = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu") / config.head_dim
         angles = torch.outer(torch.arange(config.max_positions, device="cpu").float(), config.rope_base**-halves)
-        angles = torch.cat((angles, angles), -1)
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+        self.register_buffer("cos", torch.cat((angles, angles), -1).cos(), persistent=False)
+        self.register_buffer("sin", torch.cat((-angles, angles), -1).sin(), persistent=False)
 
     def forward(self, ids: Tensor, positions: Tensor, attend: Attend, dtype: torch.dtype | None = None) -> Tensor:
         """Token ids and positions [rows, tokens] → hidden states [rows, tokens, hidden_size], before the last norm.
         `dtype` of the residual stream, where it is not the weights' own."""
-        x = self.embedding(ids).to(dtype)
+        x: Tensor = self.embedding(ids).to(dtype)
         rotation = (self.cos[positions].unsqueeze(2), self.sin[positions].unsqueeze(2))
         for layer in self.layers:
             x = layer(x, rotation, attend)
@@ -137,8 +135,9 @@ class HunYuanDense(nn.Module):
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """RoPE in fp32, the halves convention of Llama. `x`: [rows, tokens, heads, head_dim]."""
+    """RoPE in fp32, the halves convention of Llama: (a, b) → (a·cos − b·sin, b·cos + a·sin).
+    `x`: [rows, tokens, heads, head_dim]."""
     cos, sin = rotation
     wide = x.float()
-    first, second = wide.chunk(2, -1)
-    return (wide * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
+    turned: Tensor = wide * cos + wide.roll(x.shape[-1] // 2, -1) * sin
+    return turned.to(x.dtype)

@@ -1,4 +1,4 @@
-"""One step of the model for a batch: prefill of new sequences, decode of running ones. Knows no requests or sampling."""
+"""A step of the model for a batch: prefill of new sequences, decode of running ones. Knows no requests or sampling."""
 
 from collections.abc import Sequence
 

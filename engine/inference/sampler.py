@@ -70,7 +70,8 @@ def distribution(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     to a sum of one. After the penalty; a temperature of zero is not for here."""
     count = min(sampling.top_k or 0, len(scores))
     kept, ids = scores.topk(count) if count > 0 else scores.sort(descending=True)
-    assert sampling.temperature is not None and sampling.top_p is not None
+    assert sampling.temperature is not None
+    assert sampling.top_p is not None
     shares = torch.softmax((kept - kept[0]) / max(sampling.temperature, COLDEST), -1).cpu()
     before = shares.cumsum(-1) - shares
     before[0] = -1  # the first always stays
@@ -79,4 +80,5 @@ def distribution(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
 
 def _sample(scores: Tensor, chooser: Chooser) -> int:
     shares, ids = distribution(scores, chooser.sampling)
-    return int(ids[torch.multinomial(shares, 1, generator=chooser.generator).item()].item())
+    place = torch.multinomial(shares, 1, generator=chooser.generator)
+    return int(ids[int(place)])

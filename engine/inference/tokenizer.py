@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tokenizers import AddedToken
 from tokenizers.decoders import DecodeStream
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
-from engine.errors import UnsupportedModel
+from engine.errors import ModelNotFound, UnsupportedModel
 
 _SLOT = "\u2063yiwen\u2063"  # stands for the user's words while the template is rendered
 _MARK = re.compile(r"</?(?:source|target|s[0-9]+)>")
@@ -24,14 +24,17 @@ class ChatTokenizer:
     """Safe to call from any thread."""
 
     def __init__(self, folder: Path) -> None:
+        if not (folder / "tokenizer.json").exists():
+            raise ModelNotFound(f"The folder {str(folder)!r} holds no tokenizer.json.")
         try:
-            reader = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            reader = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
             turn = [{"role": "user", "content": _SLOT}]
             layout = reader.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
             self._tokenizer = reader.backend_tokenizer
             ends = _declared_ends(folder)
         except Exception as error:  # the reader in Rust raises bare ones, Jinja and transformers each their own
-            raise UnsupportedModel(f"The tokenizer in {str(folder)!r} cannot be read: {error}") from error
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UnsupportedModel(f"The tokenizer in {str(folder)!r} cannot be read ({reason}).") from error
         before, found, after = layout.partition(_SLOT)
         if not found:
             raise UnsupportedModel(f"The chat template in {str(folder)!r} leaves out the user's words.")

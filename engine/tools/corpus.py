@@ -25,6 +25,7 @@ _RST_JOINT = re.compile(r"\\(?=[\u3000-\u9fff\uac00-\ud7af])")  # what parts a r
 BLOCK_PAIRS = 64  # neighbours that always stay with one worker, so that context and joins work
 MAX_JOINED_CHARACTERS = 1_200
 
+Dictionary = dict[str, dict[str, list[str]]]  # lang → lower-case English → other sides
 Kind = Literal["plain", "join", "terms", "context", "marks"]
 Span = tuple[int, int]
 Link = tuple[Span, Span]  # a span of the English side and its counterpart
@@ -62,13 +63,13 @@ class Corpus:
     """One worker's share of the pairs, and the whole corpus's dictionary of short entries."""
 
     pairs: list[Pair]
-    dictionary: dict[str, dict[str, list[str]]]  # lang → lower-case English → other sides
+    dictionary: Dictionary
 
 
 def load(folder: Path, langs: Sequence[str], held_out: frozenset[str], worker: int = 0, workers: int = 1) -> Corpus:
     """Every `workers`-th block of pairs, without those that have a side in `held_out`."""
     pairs: list[Pair] = []
-    dictionary: dict[str, dict[str, list[str]]] = {}
+    dictionary: Dictionary = {}
     for lang in langs:
         entries: dict[str, list[str]] = {}
         for number, pair in enumerate(_read(folder / f"train.en-{lang}.tsv.zst", lang)):
@@ -91,6 +92,20 @@ def test_sentences(folder: Path) -> frozenset[str]:
         for line in path.read_text(encoding="utf-8").splitlines()[1:]:
             sides.update(line.split("\t")[1:])
     return frozenset(sides)
+
+
+def test_file(folder: Path, name: str, lang: str) -> Path:
+    return folder / f"{name}.en-{lang.lower()}.tsv"
+
+
+def test_pairs(folder: Path, name: str, lang: str) -> list[Pair]:
+    """A test file's lines, in their order: source, English, other side, under a line of headings."""
+    lines = test_file(folder, name, lang).read_text(encoding="utf-8").splitlines()[1:]
+    pairs = []
+    for line in lines:
+        origin, english, other = line.split("\t")
+        pairs.append(Pair(origin, english, other, lang))
+    return pairs
 
 
 def _read(path: Path, lang: str) -> Iterator[Pair]:
@@ -117,10 +132,13 @@ def _is_entry(pair: Pair) -> bool:
 # links: what stands on both sides
 
 _STOP_WORDS = frozenset(
-    "the a an of to in on at for and or is are was were be it its this that these those with by from as not no you "
-    "your we our they he she i me my his her do does did if then than so but can will has have had all any more most "
-    "other some such only out up what which who how when where why there here also may very just one two new use used "
-    "using get set let go yes now see note many much into over about after before first last same".split()
+    re.findall(
+        r"\w+",
+        "the a an of to in on at for and or is are was were be it its this that these those with by from as not no you "
+        "your we our they he she i me my his her do does did if then than so but can will has have had all any more "
+        "most other some such only out up what which who how when where why there here also may very just one two new "
+        "use used using get set let go yes now see note many much into over about after before first last same",
+    )
 )
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9+#'’-]*")
 _IDENTIFIER = re.compile(

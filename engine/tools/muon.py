@@ -7,7 +7,6 @@ Moonlight, arXiv 2502.16982).
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ _STEPS = (
 
 def orthogonalise(updates: Tensor) -> Tensor:
     """[count, rows, columns], rows ≤ columns → the nearest matrices with orthonormal rows, nearly; bf16."""
-    x = updates.bfloat16()
+    x: Tensor = updates.bfloat16()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-7)
     for a, b, c in _STEPS:
         gram = x @ x.mT
@@ -36,15 +35,16 @@ def orthogonalise(updates: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, Nesterov, orthogonalised; decoupled weight decay. Two-dimensional parameters only."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         self._orthogonalise: Callable[[Tensor], Tensor] = orthogonalise
         if any(p.is_cuda for group in self.param_groups for p in group["params"]):
             self._orthogonalise = torch.compile(orthogonalise, dynamic=False)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        assert closure is None, "Muon needs no closure"
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure here
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in parameters]

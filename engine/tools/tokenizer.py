@@ -1,6 +1,6 @@
 """Trains the tokenizer: byte-level BPE with HY-MT 7B's special tokens and single tokens for the marks.
 
-    python -m engine.tools.tokenizer --corpus CORPUS --out FOLDER
+python -m engine.tools.tokenizer --corpus CORPUS --out FOLDER
 """
 
 import argparse
@@ -19,8 +19,9 @@ from engine.types import Term
 
 # The specials of HY-MT 7B that its chat template and stop list name, in their order there.
 SPECIALS = ("<|endoftext|>", "<|startoftext|>", "<|eos|>", "<|pad|>", "<|extra_0|>", "<|extra_4|>", "<|extra_5|>")
-MARKS = ("<source>", "</source>", "<target>", "</target>") + tuple(
-    mark for number in range(1, 10) for mark in (f"<s{number}>", f"</s{number}>")
+MARKS = (
+    *("<source>", "</source>", "<target>", "</target>"),
+    *(mark for number in range(1, 10) for mark in (f"<s{number}>", f"</s{number}>")),
 )
 # Words keep one leading character, digits stand alone, line breaks end a run: the pattern of the tiktoken family.
 PATTERN = (
@@ -117,7 +118,9 @@ def main() -> None:
     parser.add_argument("--context-tokens", type=int, default=2_048)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    tokenizer = train(arguments.corpus, arguments.langs.split(","), arguments.vocabulary, arguments.bytes, arguments.seed)
+    tokenizer = train(
+        arguments.corpus, arguments.langs.split(","), arguments.vocabulary, arguments.bytes, arguments.seed
+    )
     save(tokenizer, arguments.out, arguments.context_tokens)
     sample = "The <s1>quick</s1> brown fox. 我昨天去了图书馆。 彼は東京へ行った。 Je n’ai pas mangé."
     encoded = tokenizer.encode(sample)

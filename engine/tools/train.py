@@ -12,135 +12,33 @@ goes on from the last checkpoint in `--out` (weights, optimizers, step; the exam
 import argparse
 import json
 import math
-import random
 import shutil
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from engine.inference import checkpoint
 from engine.inference.model import HunYuanDense, ModelConfig
 from engine.inference.runner import Runner
 from engine.tools import corpus
 from engine.tools.muon import Muon
+from engine.tools.packing import IGNORED, Encoder, Packed, batches
 
 TIMING_STEPS = 100  # after these the steps that fit into --minutes are counted
 FIRST_TIMED_STEP = 30  # compilation is over
 PEAK_BF16_FLOPS = 790e12  # one H200, an 8192³ product of random bf16 as measured; for the printed share only
-IGNORED = -100
 SEGMENT_TOKENS = 64  # a sentence or two: what most examples are
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# batches
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    ids: list[int]
-    first_label: int  # index of the token whose successor is the first to be learnt
-
-
-class Packed(IterableDataset[dict[str, Tensor]]):
-    """Endless batches of packed rows for one rank; each loader worker holds its own share of the corpus."""
-
-    def __init__(self, recipe: dict[str, Any], arguments: argparse.Namespace, rank: int, ranks: int) -> None:
-        self.recipe, self.arguments, self.rank, self.ranks = recipe, arguments, rank, ranks
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        info = torch.utils.data.get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        worker, workers = self.rank * workers + worker, self.ranks * workers
-        held_out = corpus.test_sentences(self.arguments.test)
-        share = corpus.load(self.arguments.corpus, self.recipe["data"]["langs"], held_out, worker, workers)
-        seed = self.arguments.seed * 1_000_003 + worker
-        maker = corpus.ExampleMaker(share, corpus.Mix(**self.recipe["mix"]), random.Random(seed))
-        encode = Encoder(self.arguments.tokenizer)
-        longest = self.recipe["data"]["longest_example"]
-        examples = (encode(example) for example in maker.examples())
-        yield from batches((each for each in examples if len(each.ids) <= longest), self.recipe["data"])
-
-
-class Encoder:
-    """An example → ids in the chat layout: `<|startoftext|>` prompt `<|extra_0|>` answer `<|eos|>`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.encode_special_tokens = True  # a special token in the text is text
-        names = ("<|startoftext|>", "<|extra_0|>", "<|eos|>", "<|pad|>")
-        self.begin, self.turn, self.end, self.pad = (self.tokenizer.token_to_id(name) for name in names)
-
-    def __call__(self, example: corpus.Example) -> Encoded:
-        prompt, answer = (self.tokenizer.encode(text, add_special_tokens=False).ids for text in (example.prompt, example.answer))
-        return Encoded([self.begin, *prompt, self.turn, *answer, self.end], len(prompt) + 1)
-
-
-def batches(examples: Iterator[Encoded], data: dict[str, Any]) -> Iterator[dict[str, Tensor]]:
-    """Packs examples into rows, longest first into the first row with room; what is left over waits for the next."""
-    rows, width = data["rows"], data["row_tokens"]
-    waiting: list[Encoded] = []
-    held = 0
-    while True:
-        while held < rows * width:
-            following = next(examples, None)
-            if following is None:
-                return
-            waiting.append(following)
-            held += len(following.ids)
-        waiting.sort(key=lambda each: -len(each.ids))
-        packed: list[list[Encoded]] = [[] for _ in range(rows)]
-        room, left, turn = [width] * rows, list[Encoded](), 0
-        for example in waiting:
-            size = len(example.ids)
-            for step in range(rows):
-                row = (turn + step) % rows
-                if room[row] >= size:
-                    packed[row].append(example)
-                    room[row] -= size
-                    turn = (row + 1) % rows
-                    break
-            else:
-                left.append(example)
-        waiting, held = left, sum(len(each.ids) for each in left)
-        yield collate(packed, width, int(data["label_share"] * rows * width) // 128 * 128)
-
-
-def collate(packed: list[list[Encoded]], width: int, label_room: int) -> dict[str, Tensor]:
-    """Tensors of one batch: `ids`, `positions`, `documents` [rows, width] (document 0 is padding); `places`, `labels`
-    [label_room]: flat indices of the tokens that predict, and what they should predict (`IGNORED` beyond the last)."""
-    rows = len(packed)
-    ids, documents, positions = (np.zeros((rows, width), np.int64) for _ in range(3))
-    places: list[np.ndarray[Any, Any]] = []
-    labels: list[list[int]] = []
-    for row, examples in enumerate(packed):
-        at = 0
-        for number, example in enumerate(examples, start=1):
-            end = at + len(example.ids)
-            ids[row, at:end] = example.ids
-            documents[row, at:end] = number
-            positions[row, at:end] = np.arange(end - at)
-            places.append(np.arange(row * width + at + example.first_label, row * width + end - 1))
-            labels.append(example.ids[example.first_label + 1 :])
-            at = end
-    place, label = np.concatenate(places)[:label_room], np.concatenate(labels)[:label_room]
-    missing = label_room - len(place)
-    place, label = np.pad(place, (0, missing)), np.pad(label, (0, missing), constant_values=IGNORED)
-    arrays = {"ids": ids, "positions": positions, "documents": documents, "places": place, "labels": label}
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -231,23 +129,14 @@ def optimizers_for(model: HunYuanDense, settings: dict[str, Any], fused: bool) -
 
 def learning_rate(step: int, steps: int, settings: dict[str, Any]) -> float:
     """The factor on the peak learning rate at `step` of `steps`."""
-    warm = min(1.0, (step + 1) / settings["warmup_steps"])
-    done = step / steps
+    warm, done = min(1.0, (step + 1) / float(settings["warmup_steps"])), step / steps
     if settings["schedule"] == "cosine":
         return warm * 0.5 * (1 + math.cos(math.pi * min(done, 1)))
-    return warm * min(1.0, max(0.0, 1 - done) / (1 - settings["decay_from"]))
+    return warm * min(1.0, max(0.0, 1 - done) / (1 - float(settings["decay_from"])))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # judging on the way
-
-
-def development_pairs(folder: Path, langs: list[str]) -> list[corpus.Pair]:
-    pairs = []
-    for lang in langs:
-        lines = (folder / f"dev.in-domain.en-{lang}.tsv").read_text(encoding="utf-8").splitlines()[1:]
-        pairs += [corpus.Pair(*line.split("\t"), lang) for line in lines]
-    return pairs
 
 
 def development_batches(pairs: list[corpus.Pair], encode: Encoder, data: dict[str, Any]) -> list[dict[str, Tensor]]:
@@ -291,7 +180,7 @@ def greedy(model: HunYuanDense, encode: Encoder, prompts: list[str], max_new_tok
 
 def development_chrf(model: HunYuanDense, encode: Encoder, pairs: list[corpus.Pair]) -> float:
     """chrF2 over a fixed sample, both directions of every language together."""
-    from sacrebleu.metrics import CHRF  # of the tools only
+    from sacrebleu.metrics.chrf import CHRF  # of the tools only
 
     examples = [corpus.plain(pair, way) for pair in pairs[:: len(pairs) // 180] for way in (True, False)]
     examples = [example for example in examples if len(example.prompt) < 600]
@@ -323,15 +212,15 @@ def run(recipe: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
     adam_parameters = optimizers[1].param_groups[0]["params"]
 
     encode = Encoder(arguments.tokenizer)
-    pairs = development_pairs(arguments.test, data["langs"])
+    pairs = [pair for lang in data["langs"] for pair in corpus.test_pairs(arguments.test, "dev.in-domain", lang)]
     development = [_moved(batch, device) for batch in development_batches(pairs, encode, data)] if main_rank else []
 
     state = arguments.out / "state"
-    step, curve = 0, list[dict[str, float]]()
+    step, tokens_before, curve = 0, 0, list[dict[str, float]]()
     if arguments.resume and (state / "progress.json").exists():
         accelerator.load_state(str(state))
         saved = json.loads((state / "progress.json").read_text())
-        step, curve = saved["step"], saved["curve"]
+        step, tokens_before, curve = saved["step"], saved["tokens"], saved["curve"]
         accelerator.print(f"resumed at step {step}", file=sys.stderr)
     arguments.seed += step  # other examples than before
 
@@ -363,7 +252,7 @@ def run(recipe: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
     recent: list[Tensor] = []
     while steps is None or step < steps:
         batch = _moved(next(stream), device)
-        if step == 0 or not tokens:
+        if not tokens:
             began = saved_at = time.time()  # the clock starts with the first batch, not with reading the corpus
         factor = learning_rate(step, steps or 10**9, settings)
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
@@ -382,7 +271,7 @@ def run(recipe: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
 
         if tokens and len(recent) == FIRST_TIMED_STEP and timed_tokens == 0:
             timed, timed_tokens = _now(device), tokens
-        if steps is None and timed_tokens and step >= FIRST_TIMED_STEP + TIMING_STEPS:
+        if steps is None and len(recent) == FIRST_TIMED_STEP + TIMING_STEPS:
             spent = _now(device)
             left = arguments.minutes * 60 - (spent - began)
             fits = step + int(left / ((spent - timed) / TIMING_STEPS))
@@ -391,7 +280,7 @@ def run(recipe: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
         last = steps is not None and step >= steps
         if step % arguments.log_every == 0 or last:
             mean = torch.stack(recent[-arguments.log_every :]).mean()
-            now, point = _now(device), {"step": step, "tokens": tokens, "train_loss": mean.item()}
+            now, point = _now(device), {"step": step, "tokens": tokens_before + tokens, "train_loss": mean.item()}
             if not math.isfinite(point["train_loss"]):
                 raise SystemExit(f"the loss is {point['train_loss']} at step {step}: lower the learning rate")
             if main_rank and (step % arguments.judge_every == 0 or last):
@@ -402,16 +291,14 @@ def run(recipe: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
             if main_rank:
                 figures = " ".join(f"{name} {value:.4g}" for name, value in point.items())
                 share = speed / accelerator.num_processes * flops_a_token(config, data) / PEAK_BF16_FLOPS
-                print(
-                    f"{now - began:6.0f} s {figures} {speed / 1e3:.0f}k tokens/s ({share:.0%} of peak) of {steps} steps",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                pace = f"{speed / 1e3:.0f}k tokens/s ({share:.0%} of peak)"
+                print(f"{now - began:6.0f} s {figures} {pace} of {steps} steps", file=sys.stderr, flush=True)
             timed += time.time() - now  # judging is not training
         if arguments.save_minutes and time.time() - saved_at > arguments.save_minutes * 60 and not last:
             accelerator.save_state(str(state))
             if main_rank:
-                (state / "progress.json").write_text(json.dumps({"step": step, "curve": curve}))
+                progress = {"step": step, "tokens": tokens_before + tokens, "curve": curve}
+                (state / "progress.json").write_text(json.dumps(progress))
                 save(model, encode, arguments)
             saved_at = time.time()
         if len(recent) > 1000:
@@ -419,7 +306,7 @@ def run(recipe: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
 
     summary = {
         "steps": step,
-        "tokens": tokens,
+        "tokens": tokens_before + tokens,
         "seconds": round(time.time() - began, 1),
         "tokens_a_second": round(trained_tokens / max(_now(device) - timed, 1e-9)),
         "gpus": accelerator.num_processes,
@@ -449,7 +336,8 @@ def save(model: HunYuanDense, encode: Encoder, arguments: argparse.Namespace) ->
 def flops_a_token(config: ModelConfig, data: dict[str, Any]) -> float:
     """Forward and backward, multiply and add: 6 a weight; the head only where there is something to learn.
     Attention within documents of ~70 tokens is left out (under 2 %)."""
-    return 6 * (config.body_parameters + data["label_share"] * config.vocab_size * config.hidden_size)
+    label_share: float = data["label_share"]
+    return 6 * (config.body_parameters + label_share * config.vocab_size * config.hidden_size)
 
 
 def _moved(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

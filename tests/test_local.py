@@ -1,0 +1,358 @@
+"""Our engine as a backend: many streams at once, leaving, memory, and what it says when a model cannot be had."""
+
+import asyncio
+import logging
+import shutil
+import time
+from contextlib import aclosing
+
+import httpx
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engine.backends.local import LocalBackend
+from engine.errors import BackendError, ConfigError, ModelNotFound, TextTooLong, UnsupportedModel
+from engine.inference.loader import family_of, licence_of, load
+from engine.inference.runner import Runner
+from engine.types import ModelInfo, Prompt, Sampling
+from tests.checkpoints import CONTEXT_TOKENS, change_config, quantize_gptq, quantize_int8, write_json
+
+GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0)
+LONG = 10**6
+TINY = ModelInfo(
+    name="tiny",
+    family="hy-mt1.5",
+    languages=("en", "fr"),
+    precision="fp32",
+    device="cpu",
+    max_context_tokens=CONTEXT_TOKENS,
+    segment_tokens=64,
+    licence="MIT",
+)
+
+
+def ask(text, max_new_tokens=20, sampling=GREEDY):
+    return Prompt(text, text, max_new_tokens, sampling)
+
+
+async def answer(backend, prompt):
+    return [chunk async for chunk in backend.stream(prompt)]
+
+
+def text_of(chunks):
+    return "".join(chunk.text for chunk in chunks)
+
+
+def best_tokens(folder, text, count):
+    """What the model says greedily, without a backend."""
+    loaded = load(str(folder), "cpu", "fp32")
+    runner = Runner(loaded.model, 1, CONTEXT_TOKENS)
+    tokens = [int(runner.prefill([loaded.tokenizer.prompt(text)]).argmax())]
+    while len(tokens) < count:
+        tokens.append(int(runner.decode(torch.tensor(tokens[-1:])).argmax()))
+    return tokens
+
+
+def with_backend(folder, work, slots=4):
+    """`work(backend)` on a backend that is closed after."""
+
+    async def go():
+        backend = LocalBackend.load(str(folder), "cpu", "fp32", slots)
+        try:
+            return await work(backend)
+        finally:
+            await backend.close()
+
+    return asyncio.run(go())
+
+
+async def falls_to_zero(backend, seconds=0.2):
+    deadline = time.perf_counter() + seconds
+    while backend.running or backend.memory()["kv_used"]:
+        assert time.perf_counter() < deadline
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def folder(tiny_checkpoint, tmp_path):
+    """A copy that says more of itself, or is spoiled."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    change_config(folder, yiwen={"name": "tiny", "languages": ["en", "fr"], "segment_tokens": 64, "licence": "MIT"})
+    return folder
+
+
+def test_a_backend_says_what_the_folder_says_of_itself(folder):
+    async def work(backend):
+        assert backend.info == TINY
+        assert (backend.slots, backend.running) == (3, 0)
+        assert (
+            backend.count_tokens("Hello there, <|eos|>") == len(backend._tokenizer.prompt("Hello there, <|eos|>")) - 2
+        )
+
+    with_backend(folder, work, slots=3)
+
+
+def test_an_answer_comes_in_chunks_and_the_last_alone_has_a_finish(tiny_checkpoint):
+    async def work(backend):
+        chunks = await answer(backend, ask("I went to the library.", 25))
+        assert [chunk.finish for chunk in chunks] == [None] * 24 + ["length"]
+        assert sum(chunk.tokens for chunk in chunks) == 25
+
+    with_backend(tiny_checkpoint, work)
+
+
+def test_an_answer_ends_at_the_stop_token_of_the_folder_which_has_no_text(folder):
+    tokens = best_tokens(folder, "I went to the library.", 25)
+    write_json(folder / "generation_config.json", {"eos_token_id": tokens[10]})
+
+    async def work(backend):
+        chunks = await answer(backend, ask("I went to the library.", 25))
+        assert [chunk.finish for chunk in chunks] == [None] * tokens.index(tokens[10]) + ["stop"]
+        assert (chunks[-1].text, chunks[-1].tokens) == ("", 0)
+        assert text_of(chunks) == text
+
+    loaded = load(str(folder), "cpu", "fp32")
+    decoder = loaded.tokenizer.decoder()
+    text = "".join(decoder.feed(token) for token in tokens[: tokens.index(tokens[10])])
+    with_backend(folder, work)
+
+
+def test_many_at_once_each_get_their_own_answer(tiny_checkpoint):
+    prompts = [ask(f"Sentence number {number} of the committee.", 5 + 3 * number) for number in range(9)]
+
+    async def one_by_one(backend):
+        return [text_of(await answer(backend, prompt)) for prompt in prompts]
+
+    async def together(backend):
+        return [text_of(chunks) for chunks in await asyncio.gather(*(answer(backend, prompt) for prompt in prompts))]
+
+    answers = with_backend(tiny_checkpoint, together)
+    assert answers == with_backend(tiny_checkpoint, one_by_one, slots=1)
+    assert len(set(answers)) == 9
+
+
+def test_the_checkpoints_sampling_is_used_where_none_is_asked_for(tiny_checkpoint):
+    async def work(backend):
+        open_ones = [text_of(await answer(backend, ask("Hello", 15, Sampling(seed=seed)))) for seed in (1, 1, 2)]
+        assert open_ones[0] == open_ones[1] != open_ones[2]
+        named = Sampling(temperature=0.7, top_p=0.6, top_k=20, repetition_penalty=1.05, seed=1)
+        assert text_of(await answer(backend, ask("Hello", 15, named))) == open_ones[0]
+
+    with_backend(tiny_checkpoint, work)
+
+
+@pytest.mark.parametrize("reads", [0, 1, 7])
+def test_closing_the_generator_frees_the_slot_at_once(tiny_checkpoint, reads):
+    async def work(backend):
+        prompt = ask("I went to the library.", LONG)
+        async with aclosing(backend.stream(prompt)) as chunks, aclosing(backend.stream(prompt)) as others:
+            for _ in range(reads):
+                await anext(chunks)
+                await anext(others)
+            assert backend.running == (2 if reads else 0)
+        await falls_to_zero(backend)
+        assert len(await answer(backend, ask("Hello", 3))) == 3
+
+    with_backend(tiny_checkpoint, work, slots=2)
+
+
+def test_cancelling_the_task_that_reads_does_too(tiny_checkpoint):
+    async def work(backend):
+        task = asyncio.create_task(answer(backend, ask("I went to the library.", LONG)))
+        while not backend.running:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
+        await falls_to_zero(backend)
+
+    with_backend(tiny_checkpoint, work)
+
+
+def test_closing_the_backend_ends_open_streams_with_a_backend_error(tiny_checkpoint):
+    async def work(backend):
+        task = asyncio.create_task(answer(backend, ask("I went to the library.", LONG)))
+        while not backend.running:
+            await asyncio.sleep(0.001)
+        await backend.close()
+        with pytest.raises(BackendError, match="shut down"):
+            await task
+        with pytest.raises(BackendError, match="shut down"):
+            await answer(backend, ask("Hello"))
+
+    with_backend(tiny_checkpoint, work)
+
+
+def test_the_model_dies_under_a_stream_and_lives_on_for_the_next(tiny_checkpoint, monkeypatch):
+    async def work(backend):
+        true = text_of(await answer(backend, ask("Hello", 5)))
+        with monkeypatch.context() as patched:
+            patched.setattr(backend._batcher._runner, "decode", lambda tokens: 1 // 0)
+            with pytest.raises(BackendError, match=r"ZeroDivisionError.*try again"):
+                await answer(backend, ask("Hello", 5))
+        assert text_of(await answer(backend, ask("Hello", 5))) == true
+
+    with_backend(tiny_checkpoint, work)
+
+
+def test_a_loop_that_went_away_does_not_harm_the_others(tiny_checkpoint):
+    backend = LocalBackend.load(str(tiny_checkpoint), "cpu", "fp32", 4)
+
+    async def leave_open():
+        chunks = backend.stream(ask("I went to the library.", LONG))
+        await anext(chunks)
+        kept.append(chunks)  # its loop ends before it
+
+    async def work():
+        return await answer(backend, ask("Hello", 30))
+
+    kept = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave_open())
+    loop.close()
+    assert len(asyncio.run(work())) == 30
+    asyncio.run(backend.close())
+
+
+def test_memory_adds_up(tiny_checkpoint):
+    async def work(backend):
+        weights = load_file(tiny_checkpoint / "model.safetensors").values()
+        positions = 2 * CONTEXT_TOKENS * 32 * 4  # the tables of RoPE
+        rest = backend.memory()
+        assert rest == {
+            "weights": sum(tensor.nbytes for tensor in weights) + positions,
+            "kv_used": 0,
+            "kv_total": 2 * 3 * 4 * CONTEXT_TOKENS * 2 * 32 * 4,
+        }
+        prompt, used = ask("I went to the library.", LONG), []
+        async with aclosing(backend.stream(prompt)) as chunks:
+            for _ in range(20):
+                await anext(chunks)
+                used.append(backend.memory()["kv_used"])
+        a_token = 2 * 3 * 2 * 32 * 4
+        asked = a_token * len(backend._tokenizer.prompt(prompt.text))
+        assert asked <= used[0]
+        assert asked + 19 * a_token <= used[-1] <= rest["kv_total"]  # it may run ahead of who reads
+        await falls_to_zero(backend)
+        assert backend.memory() == rest
+
+    with_backend(tiny_checkpoint, work)
+
+
+def test_a_prompt_that_cannot_fit_is_refused_and_says_how_long_it_is(tiny_checkpoint):
+    async def work(backend):
+        with pytest.raises(TextTooLong, match=rf"prompt of \d{{4,}} tokens .* {CONTEXT_TOKENS}; shorten the context"):
+            await answer(backend, ask("no " * CONTEXT_TOKENS))
+        assert backend.running == 0
+
+    with_backend(tiny_checkpoint, work)
+
+
+def test_an_answer_gets_the_room_that_is_left(tiny_checkpoint):
+    async def work(backend):
+        prompt = ask("1" * (CONTEXT_TOKENS - 12), LONG)
+        assert backend.count_tokens(prompt.text) == CONTEXT_TOKENS - 12
+        chunks = await answer(backend, prompt)
+        assert (len(chunks), chunks[-1].finish) == (10, "length")
+
+    with_backend(tiny_checkpoint, work)
+
+
+@pytest.mark.parametrize(
+    ("asked", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_a_precision_is_kept_to(tiny_checkpoint, asked, dtype):
+    loaded = load(str(tiny_checkpoint), "cpu", asked)
+    assert (loaded.info.precision, loaded.model.layers[0].qkv.weight.dtype) == (asked, dtype)
+
+
+def test_left_alone_it_is_what_suits_the_machine(tiny_checkpoint):
+    assert load(str(tiny_checkpoint), "cpu", "auto").info.precision in ("fp32", "bf16")
+
+
+@pytest.mark.parametrize("asked", ["auto", "int8", "bf16"])
+def test_int8_is_called_int8_whatever_its_activations_are_in(folder, asked):
+    quantize_int8(folder)
+    assert load(str(folder), "cpu", asked).info.precision == "int8"
+
+
+def test_gptq_is_said_to_be_widened(folder):
+    quantize_gptq(folder, group_size=128, act_order=True)
+    assert load(str(folder), "cpu", "auto").info.precision == "gptq-int4, widened"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", "gptq"])
+def test_every_form_answers(folder, precision):
+    if precision == "int8":
+        quantize_int8(folder)
+    if precision == "gptq":
+        quantize_gptq(folder, group_size=32)
+
+    async def go():
+        backend = LocalBackend.load(str(folder), "cpu", "bf16", None)
+        chunks = await asyncio.gather(*(answer(backend, ask("Hello there", 10)) for _ in range(6)))
+        await backend.close()
+        return chunks
+
+    assert [len(chunks) for chunks in asyncio.run(go())] == [10] * 6
+
+
+def test_int8_of_a_model_that_is_not_stored_so_is_refused_with_what_to_do(tiny_checkpoint):
+    with pytest.raises(UnsupportedModel, match=r"not stored in INT8; make an INT8 copy with `python -m engine.tools"):
+        LocalBackend.load(str(tiny_checkpoint), "cpu", "int8", None)
+
+
+@pytest.mark.parametrize("cards", [0, 2])
+def test_a_card_that_is_not_there_is_refused_with_how_many_there_are(tiny_checkpoint, cards, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    with pytest.raises(ConfigError, match=rf"no device 'cuda:7': .* {cards} CUDA cards; use --devices cpu"):
+        LocalBackend.load(str(tiny_checkpoint), "cuda:7", "auto", None)
+
+
+def test_a_hub_model_without_a_network_is_told_at_once_after_its_licence(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    began = time.perf_counter()
+    with pytest.raises(ModelNotFound, match=r"no folder 'tencent/HY-MT1.5-7B', and the model hub .*check the name"):
+        LocalBackend.load("tencent/HY-MT1.5-7B", "cpu", "auto", None)
+    assert time.perf_counter() - began < 2
+    said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert said == [
+        "model tencent/HY-MT1.5-7B: Tencent HY Community License: not granted in the EU, the UK and South Korea; "
+        "not affiliated with Tencent"
+    ]
+
+
+@pytest.mark.parametrize("error", [httpx.ProxyError("no"), httpx.ReadError("cut"), OSError(28, "No space left")])
+def test_a_download_that_breaks_is_told_in_a_sentence(monkeypatch, error):
+    def breaks(name, **_):
+        raise error
+
+    monkeypatch.setattr("engine.inference.loader.snapshot_download", breaks)
+    with pytest.raises(ModelNotFound, match=type(error).__name__) as failed:
+        LocalBackend.load("tencent/Hy-MT2-1.8B", "cpu", "auto", None)
+    assert failed.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("tencent/HY-MT1.5-7B", "hy-mt1.5"),
+        ("tencent/HY-MT1.5-1.8B", "hy-mt1.5"),
+        ("tencent/HY-MT1.5-7B-GPTQ-Int4", "hy-mt1.5"),
+        ("tencent/Hy-MT2-7B", "hy-mt2"),
+        ("tencent/Hy-MT2-1.8B", "hy-mt2"),
+        ("/models/hymt2-7b", "hy-mt2"),
+        ("/models/mine", "hy-mt1.5"),
+    ],
+)
+def test_the_family_is_read_from_the_name(name, family):
+    assert family_of(name, {}) == family
+
+
+def test_what_a_checkpoint_says_of_its_family_and_licence_counts_more_than_its_name():
+    config = {"yiwen": {"family": "hy-mt1.5", "licence": "MIT"}}
+    assert (family_of("Hy-MT2-7B", config), licence_of("Hy-MT2-7B", config)) == ("hy-mt1.5", "MIT")
+    assert licence_of("Hy-MT2-7B", {}).startswith("Apache-2.0")
