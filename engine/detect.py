@@ -36,14 +36,14 @@ _KANA = ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HALFWIDTH")
 
 def detect(text: str, codes: Iterable[str]) -> tuple[Guess, ...]:
     """The two likeliest of the languages `codes`, likeliest first; none for a text without letters."""
-    letters = "".join(filter(str.isalpha, text[:HEAD_CHARACTERS]))
+    first = next((index for index, character in enumerate(text) if character.isalpha()), None)
     codes = tuple(codes)
-    if not letters or not codes:
+    if first is None or not codes:
         return ()
+    head = text[first : first + HEAD_CHARACTERS]  # a page of figures may stand before the first word
+    letters = "".join(filter(str.isalpha, head))
     code, share = _by_script(letters, codes)
-    guesses = [
-        Guess(lang, score * (1 - share)) for lang, score in _ranked(text[:HEAD_CHARACTERS], codes) if lang != code
-    ]
+    guesses = [Guess(lang, score * (1 - share)) for lang, score in _ranked(head, codes) if lang != code]
     if code:
         guesses.insert(0, Guess(code, share))
     return tuple(guesses[:2])

@@ -6,7 +6,7 @@ language around it; Han, kana, Thai and their like show no words, and match anyw
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from engine.languages import UNSPACED_LETTERS
@@ -14,14 +14,29 @@ from engine.types import Term, TermResult
 
 MAX_TERMS_PER_SEGMENT = 16  # more would outweigh the segment in its prompt
 MAX_ENDING_LETTERS = 4  # that a translated term may have been inflected with: сервер, серверами
-FOLDED_TERMS_KEPT = 16_384  # they are asked for again with every segment
+FOLDED_TERMS_KEPT = 16_384  # they are asked for again with every text and segment
+START_CHARACTERS = 4  # of a term: with more, a text has more starts to look up; with fewer, more terms share one
+
+Index = Mapping[str, Mapping[str, Term]]  # start of a folded source → folded source → its term
 
 _ADDS_ENDINGS = frozenset({"ko", "tr", "kk", "mn", "ug", "te", "ta", "mr", "gu", "bn"})  # to words that stay whole
 _HANGUL = re.compile(r"[\uac00-\ud7a3]")
 _UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
 
 
-def terms_in(terms: Sequence[Term], text: str, lang: str) -> tuple[Term, ...]:
+def index(terms: Sequence[Term]) -> Index:
+    """What terms are looked up in: made once for a text, so that a segment costs its own length, not the glossary's.
+
+    Of two terms with one source the first counts.
+    """
+    starts: dict[str, dict[str, Term]] = {}
+    for term in terms:
+        if source := _fold_term(term.source):
+            starts.setdefault(source[:START_CHARACTERS], {}).setdefault(source, term)
+    return starts
+
+
+def terms_in(terms: Index, text: str, lang: str) -> tuple[Term, ...]:
     """The terms whose source occurs in `text`, of language `lang`: longest first, each once, at most 16.
 
     A term that occurs only inside a longer one is left out. One without a target is to be kept as it is.
@@ -34,21 +49,21 @@ def check(terms: Sequence[Term], source_text: str, translation: str, lang: str =
     """How often each term occurs in `source_text`, of language `lang`, and how many of those were obeyed."""
     said = _fold(translation)
     results = []
-    for term, count in _found(terms, source_text, lang):
+    for term, count in _found(index(terms), source_text, lang):
         target = term.target or term.source
         there = len(_occurrences(_fold_term(target), said, MAX_ENDING_LETTERS))
         results.append(TermResult(term.source, target, count, min(count, there)))
     return tuple(results)
 
 
-def _found(terms: Sequence[Term], text: str, lang: str) -> list[tuple[Term, int]]:
+def _found(terms: Index, text: str, lang: str) -> list[tuple[Term, int]]:
     """The terms that occur in `text`, longest first, and how often."""
+    if not terms:
+        return []
     folded = _fold(text)
-    by_source: dict[str, Term] = {}
-    for term in terms:
-        source = _fold_term(term.source)
-        if source and source in folded:
-            by_source.setdefault(source, term)
+    sizes = range(1, START_CHARACTERS + 1)
+    heads = dict.fromkeys(folded[at : at + size] for at in range(len(folded)) for size in sizes)
+    by_source = {source: term for head in heads for source, term in terms.get(head, {}).items() if source in folded}
     found = []
     taken: set[int] = set()  # by longer terms
     for source in sorted(by_source, key=len, reverse=True):

@@ -192,7 +192,8 @@ class Translator:
                 f"The text has {len(request.text):,} characters; one request takes {self._max_text_tokens:,} tokens, "
                 f"about {most:,} characters at the most. Send it in parts."
             )
-        for text in (request.text, request.context, *(f"{term.source}{term.target}" for term in request.glossary)):
+        words = "".join(f"{term.source}{term.target}" for term in request.glossary)
+        for text in (request.text, request.context, words):
             try:
                 text.encode()
             except UnicodeEncodeError as error:
@@ -231,8 +232,9 @@ class Translator:
             request.context_mode,
             self._backend.count_tokens,
         )
+        terms = glossary.index(request.glossary)
         segments = [
-            replace(part, context=seen, terms=glossary.terms_in(request.glossary, part.text, source))
+            replace(part, context=seen, terms=glossary.terms_in(terms, part.text, source))
             for part, seen in zip(segments, shown, strict=True)
         ]
         return _Job(segments, tail, source, detection)

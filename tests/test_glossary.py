@@ -1,11 +1,13 @@
+import time
+
 import pytest
 
-from engine.glossary import MAX_TERMS_PER_SEGMENT, check, terms_in
+from engine.glossary import MAX_TERMS_PER_SEGMENT, check, index, terms_in
 from engine.types import Term, TermResult
 
 
 def sources(glossary, text, lang="en"):
-    return [term.source for term in terms_in([Term(source, "X") for source in glossary], text, lang)]
+    return [term.source for term in terms_in(index([Term(source, "X") for source in glossary]), text, lang)]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_a_term_inside_a_longer_one_is_left_out():
 
 
 def test_the_first_of_two_entries_for_one_term_counts():
-    assert terms_in([Term("AI", "IA"), Term("ai", "KI")], "AI", "en") == (Term("AI", "IA"),)
+    assert terms_in(index([Term("AI", "IA"), Term("ai", "KI")]), "AI", "en") == (Term("AI", "IA"),)
 
 
 def test_a_segment_has_no_more_terms_than_a_prompt_bears():
@@ -56,8 +58,23 @@ def test_a_segment_has_no_more_terms_than_a_prompt_bears():
     assert len(sources(words, " ".join(words))) == MAX_TERMS_PER_SEGMENT
 
 
+def test_terms_of_one_length_come_as_they_stand_in_the_text():
+    assert sources(["ab", "cd", "ef"], "ef ab cd") == ["ef", "ab", "cd"]
+
+
+def test_ten_thousand_terms_are_found_in_a_book_within_seconds():
+    glossary = index([Term(f"word{number:05}", "X") for number in range(10_000)])
+    began = time.perf_counter()
+    for number in range(4_000):
+        assert (
+            len(terms_in(glossary, f"A sentence of some twelve words with word{number:05} in the midst of it.", "en"))
+            == 1
+        )
+    assert time.perf_counter() - began < 5
+
+
 def test_a_term_without_a_target_stays_as_it_is():
-    assert terms_in([Term("HunYuan", "")], "HunYuan is here", "en") == (Term("HunYuan", "HunYuan"),)
+    assert terms_in(index([Term("HunYuan", "")]), "HunYuan is here", "en") == (Term("HunYuan", "HunYuan"),)
 
 
 @pytest.mark.parametrize(

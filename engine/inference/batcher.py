@@ -16,6 +16,7 @@ from engine.inference.sampler import Chooser, choose
 from engine.types import FinishReason, Sampling
 
 PREFILL_TOKENS = 1_024  # padded tokens of new prompts taken in at once, so that running rows never wait long
+CUDA_PREFILL_TOKENS = 4_096  # there a step of either size takes a small model as long: launching is what costs
 
 # What a sequence is told after each step: its new token (None with the stop token), why it ended, or what failed.
 Tell = Callable[[int | None, FinishReason | None, BackendError | None], None]
@@ -37,6 +38,7 @@ class Generation:
 class Batcher:
     def __init__(self, runner: Runner, stop_ids: frozenset[int]) -> None:
         self._runner, self._stop_ids = runner, stop_ids
+        self._prefill_tokens = CUDA_PREFILL_TOKENS if runner.device.startswith("cuda") else PREFILL_TOKENS
         self._waiting: deque[Generation] = deque()
         self._running: list[Generation] = []  # by slot
         self._tokens: list[int] = []  # the newest token of each running sequence, not yet in the cache
@@ -109,14 +111,14 @@ class Batcher:
             self._accept(scores, range(len(self._running)))
 
     def _admit(self) -> None:
-        """Prefills as many waiting prompts as there are slots, within `PREFILL_TOKENS`."""
+        """Prefills as many waiting prompts as there are slots, within the tokens of one prefill."""
         free = self._runner.cache.slots - len(self._running)
         group: list[Generation] = []
         with self._wake:
             while self._waiting and len(group) < free:
                 following = self._waiting[0]
                 longest = max(len(each.prompt) for each in [*group, following])
-                if group and longest * (len(group) + 1) > PREFILL_TOKENS:
+                if group and longest * (len(group) + 1) > self._prefill_tokens:
                     break
                 self._waiting.popleft()
                 if not following.cancelled:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.errors import ModelNotFound, UnsupportedModel
@@ -21,6 +21,7 @@ from engine.inference.model import HunYuanDense, ModelConfig, effective_rope_bas
 
 ARCHITECTURE = "HunYuanDenseV1ForCausalLM"
 INT8_METHOD = "int8-rows"  # our own: `X.weight` INT8 and `X.weight_scale` fp32 a row, see `int8`
+WHOLE_BYTES = 5_000_000_000  # the hub's own bound of one file
 MAX_POSITIONS = 32_768  # the longest table of positions we build; HY-MT's own limit in use is about 8k
 
 _NEEDED = (  # in config.json; the rest has a default
@@ -140,9 +141,16 @@ def load_model(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, devi
     return model.eval()
 
 
-def save_model(model: HunYuanDense, folder: Path, dtype: torch.dtype, extra: Mapping[str, Any]) -> None:
-    """Writes `config.json` and `model.safetensors` so that transformers alone can load them. `dtype` torch.int8
-    quantises the matrices a row at a time (then only Yiwen reads it). `extra` goes into config.json."""
+def save_model(
+    model: HunYuanDense,
+    folder: Path,
+    dtype: torch.dtype,
+    extra: Mapping[str, Any],
+    shard_bytes: int = WHOLE_BYTES,
+) -> None:
+    """Writes `config.json` and `model.safetensors` (several with an index above `shard_bytes`) so that transformers
+    alone can load them. `dtype` torch.int8 quantises the matrices a row at a time (then only Yiwen reads it).
+    `extra` goes into config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for place, names in _names(model):
@@ -155,7 +163,7 @@ def save_model(model: HunYuanDense, folder: Path, dtype: torch.dtype, extra: Map
             else:
                 kept = torch.bfloat16 if dtype == torch.int8 else dtype
                 tensors[name + ".weight"] = part.detach().to(kept).cpu().clone()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_torch_state_dict(tensors, folder, max_shard_size=shard_bytes, metadata={"format": "pt"})
     written = transformers_config(model.config) | dict(extra)
     if dtype == torch.int8:
         written["quantization_config"] = {"quant_method": INT8_METHOD, "bits": 8}

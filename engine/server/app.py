@@ -10,6 +10,8 @@ from starlette.exceptions import HTTPException
 from engine.metrics import Metrics
 from engine.scheduler import Scheduler
 from engine.server import errors, health, rest, websocket
+from engine.server.limits import LimitBody
+from engine.server.origin import OwnPageOnly
 from engine.translator import Translator
 
 _ALL_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -41,6 +43,8 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.add_middleware(LimitBody)
+    app.add_middleware(OwnPageOnly)  # the last added is asked first
     errors.add_handlers(app)
     faces = (
         rest.router(translator, metrics),

@@ -22,6 +22,11 @@ def describe(error: Exception) -> dict[str, str]:
     return {"error": _UNFORESEEN, "code": YiwenError.code}
 
 
+def answer(error: YiwenError) -> Response:
+    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Overloaded) else None
+    return JSONResponse(describe(error), error.status, headers)
+
+
 def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(YiwenError, _ours)
     app.add_exception_handler(HTTPException, _http)
@@ -30,8 +35,7 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _ours(_request: Request, error: Exception) -> Response:
     assert isinstance(error, YiwenError)
-    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Overloaded) else None
-    return JSONResponse(describe(error), error.status, headers)
+    return answer(error)
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -1,13 +1,10 @@
-"""How large a request's body may be. Knows nothing of what is in it."""
+"""How large a request's body may be, whoever reads it: ours or the page's. Knows nothing of what is in it."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
-
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
-from starlette.types import Message, Receive
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import RequestError
+from engine.server.errors import answer
 
 MAX_BODY_BYTES = 8 * 1024**2
 DROPPED_BYTES = 64 * 1024**2  # past the limit, read and dropped: a client that still sends does not see our answer
@@ -18,35 +15,45 @@ class BodyTooLarge(RequestError):
     code = "body_too_large"
 
 
-class LimitedRoute(APIRoute):
-    """Counts the body as it comes in, so that chunked bodies are limited too.
+class LimitBody:
+    """Counts each body as it comes in, so that chunked bodies are limited too.
 
     FastAPI's own `max_body_size` answers in plain text, and before the client has finished sending.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
-        async def limited(request: Request) -> Response:
-            return await handle(Request(request.scope, _limit(request.receive)))
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        received_bytes = 0
+        refusal: BodyTooLarge | None = None
 
-        return limited
-
-
-def _limit(receive: Receive) -> Receive:
-    received_bytes = 0
-
-    async def limited() -> Message:
-        nonlocal received_bytes
-        message = await receive()
-        received_bytes += len(message.get("body", b""))
-        if received_bytes <= MAX_BODY_BYTES:
-            return message
-        while message.get("more_body", False) and received_bytes <= MAX_BODY_BYTES + DROPPED_BYTES:
+        async def limited() -> Message:
+            nonlocal received_bytes, refusal
             message = await receive()
             received_bytes += len(message.get("body", b""))
-        raise BodyTooLarge(
-            f"The request is larger than {MAX_BODY_BYTES // 1024**2} MiB, the most that is taken; send it in parts."
-        )
+            if received_bytes <= MAX_BODY_BYTES:
+                return message
+            while message.get("more_body", False) and received_bytes <= MAX_BODY_BYTES + DROPPED_BYTES:
+                message = await receive()
+                received_bytes += len(message.get("body", b""))
+            refusal = BodyTooLarge(
+                f"The request is larger than {MAX_BODY_BYTES // 1024**2} MiB, the most that is taken; send it in parts."
+            )
+            raise refusal
 
-    return limited
+        async def say(message: Message) -> None:
+            if refusal is None:  # else the app says in its own way what we shall say in ours
+                await send(message)
+
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        try:
+            await self._app(scope, limited, say)
+        except ClientDisconnect:
+            return  # it left before its body was whole: nobody is there to be answered, and nothing of ours is wrong
+        except Exception:
+            if refusal is None:
+                raise
+        if refusal is not None:
+            await answer(refusal)(scope, receive, send)

@@ -26,9 +26,11 @@ from engine.types import (
 
 MAX_TEXTS = 256  # in one list; each is a request of its own to the scheduler
 MAX_TERMS = 10_000  # in the glossary of one request
+MAX_TERM_CHARACTERS = 256  # a longer one is no term, and sixteen of them would fill a prompt
 AUTO = "auto"
 
 JsonObject = dict[str, Any]
+Word = Annotated[str, Field(max_length=MAX_TERM_CHARACTERS)]
 
 
 class BrokenJson(RequestError):
@@ -76,8 +78,10 @@ class TranslateFields(BaseModel):
     source_lang: str = Field(default=AUTO, description="the code of a language, such as zh, or auto")
     context: str = Field(default="", description="a string: what the text is about, or what stands before it")
     context_mode: bool = Field(default=False, description="true or false: show the model the text before each segment")
-    glossary: dict[str, str] = Field(
-        default_factory=dict, description=f"an object of at most {MAX_TERMS:,} strings: {{source: target}}"
+    glossary: dict[Word, Word] = Field(
+        default_factory=dict,
+        description=f"an object {{source: target}} of at most {MAX_TERMS:,} strings, "
+        f"none with more than {MAX_TERM_CHARACTERS} characters",
     )
     format: Literal["auto", "text", "html", "markdown"] = Field(default="auto", description="text or auto")
     stream: bool = Field(default=False, description="true or false")

@@ -24,13 +24,13 @@ COMPANIONS = ("tokenizer*", "generation_config.json", "special_tokens_map.json",
 _FORM = {"quantization_config", "dtype", "torch_dtype", "rope_theta", "rope_scaling", "transformers_version"}
 
 
-def convert(source: Path, target: Path, precision: str) -> dict[str, Any]:
+def convert(source: Path, target: Path, precision: str, shard_bytes: int = checkpoint.WHOLE_BYTES) -> dict[str, Any]:
     """Writes the folder `target` and returns the sizes. Raises `ModelNotFound`, `UnsupportedModel`."""
     config = checkpoint.read_config(source)
     model = checkpoint.load_model(source, config, torch.float32, "cpu")
     written = checkpoint.transformers_config(model.config).keys() | _FORM
     kept = {name: value for name, value in config.items() if name not in written}
-    checkpoint.save_model(model, target, PRECISIONS[precision], kept)
+    checkpoint.save_model(model, target, PRECISIONS[precision], kept, shard_bytes)
     for pattern in COMPANIONS:
         for path in source.glob(pattern):
             shutil.copyfile(path, target / path.name)
@@ -51,11 +51,12 @@ def main() -> None:
     parser.add_argument("source", metavar="IN", type=Path, help="folder of a HunYuanDense checkpoint")
     parser.add_argument("target", metavar="OUT", type=Path, help="folder to write; it may not be IN")
     parser.add_argument("--precision", choices=PRECISIONS, required=True)
+    parser.add_argument("--shard-mb", type=float, default=checkpoint.WHOLE_BYTES / 1e6, help="largest file, in MB")
     arguments = parser.parse_args()
     if arguments.source.resolve() == arguments.target.resolve():
         parser.error("OUT is IN: a conversion loses precision, so keep the original and name another folder.")
     try:
-        sizes = convert(arguments.source, arguments.target, arguments.precision)
+        sizes = convert(arguments.source, arguments.target, arguments.precision, int(arguments.shard_mb * 1e6))
     except YiwenError as error:
         raise SystemExit(str(error)) from error
     before, after = sizes["bytes_before"] / 1e6, sizes["bytes_after"] / 1e6

@@ -182,7 +182,7 @@ def development_chrf(model: HunYuanDense, encode: Encoder, pairs: list[corpus.Pa
     """chrF2 over a fixed sample, both directions of every language together."""
     from sacrebleu.metrics.chrf import CHRF  # of the tools only
 
-    examples = [corpus.plain(pair, way) for pair in pairs[:: len(pairs) // 180] for way in (True, False)]
+    examples = [corpus.plain(pair, way) for pair in pairs[:: max(1, len(pairs) // 180)] for way in (True, False)]
     examples = [example for example in examples if len(example.prompt) < 600]
     answers = greedy(model, encode, [example.prompt for example in examples])
     return float(CHRF().corpus_score(answers, [[example.answer for example in examples]]).score)

