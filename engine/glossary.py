@@ -6,7 +6,8 @@ language around it; Han, kana, Thai and their like show no words, and match anyw
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import lru_cache
 
 from engine.languages import UNSPACED_LETTERS
@@ -17,31 +18,36 @@ MAX_ENDING_LETTERS = 4  # that a translated term may have been inflected with: �
 FOLDED_TERMS_KEPT = 16_384  # they are asked for again with every text and segment
 START_CHARACTERS = 4  # of a term: with more, a text has more starts to look up; with fewer, more terms share one
 
-Index = Mapping[str, Mapping[str, Term]]  # start of a folded source → folded source → its term
-
 _ADDS_ENDINGS = frozenset({"ko", "tr", "kk", "mn", "ug", "te", "ta", "mr", "gu", "bn"})  # to words that stay whole
 _HANGUL = re.compile(r"[\uac00-\ud7a3]")
 _UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
 
 
-def index(terms: Sequence[Term]) -> Index:
-    """What terms are looked up in: made once for a text, so that a segment costs its own length, not the glossary's.
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A glossary made ready for a text, so that each segment costs its own length and not the glossary's."""
 
-    Of two terms with one source the first counts.
-    """
-    starts: dict[str, dict[str, Term]] = {}
+    terms: Mapping[str, Term]  # by folded source
+    sizes: Mapping[str, Set[int]]  # of the sources that start with the same few characters
+
+
+def index(terms: Sequence[Term]) -> Index:
+    """Of two terms with one source the first counts."""
+    by_source: dict[str, Term] = {}
+    sizes: dict[str, set[int]] = {}
     for term in terms:
         if source := _fold_term(term.source):
-            starts.setdefault(source[:START_CHARACTERS], {}).setdefault(source, term)
-    return starts
+            by_source.setdefault(source, term)
+            sizes.setdefault(source[:START_CHARACTERS], set()).add(len(source))
+    return Index(by_source, sizes)
 
 
-def terms_in(terms: Index, text: str, lang: str) -> tuple[Term, ...]:
+def terms_in(glossary: Index, text: str, lang: str) -> tuple[Term, ...]:
     """The terms whose source occurs in `text`, of language `lang`: longest first, each once, at most 16.
 
     A term that occurs only inside a longer one is left out. One without a target is to be kept as it is.
     """
-    found = [term for term, _ in _found(terms, text, lang)]
+    found = [term for term, _ in _found(glossary, text, lang)]
     return tuple(Term(term.source, term.target or term.source) for term in found[:MAX_TERMS_PER_SEGMENT])
 
 
@@ -56,14 +62,10 @@ def check(terms: Sequence[Term], source_text: str, translation: str, lang: str =
     return tuple(results)
 
 
-def _found(terms: Index, text: str, lang: str) -> list[tuple[Term, int]]:
+def _found(glossary: Index, text: str, lang: str) -> list[tuple[Term, int]]:
     """The terms that occur in `text`, longest first, and how often."""
-    if not terms:
-        return []
-    folded = _fold(text)
-    sizes = range(1, START_CHARACTERS + 1)
-    heads = dict.fromkeys(folded[at : at + size] for at in range(len(folded)) for size in sizes)
-    by_source = {source: term for head in heads for source, term in terms.get(head, {}).items() if source in folded}
+    folded = _fold(text) if glossary.terms else ""
+    by_source = {source: glossary.terms[source] for source in _candidates(glossary, folded)}
     found = []
     taken: set[int] = set()  # by longer terms
     for source in sorted(by_source, key=len, reverse=True):
@@ -78,6 +80,15 @@ def _found(terms: Index, text: str, lang: str) -> list[tuple[Term, int]]:
         if starts:
             found.append((by_source[source], len(starts)))
     return found
+
+
+def _candidates(glossary: Index, folded: str) -> Iterator[str]:
+    """The sources that stand anywhere in `folded`, inside of words too."""
+    for at in range(len(folded)):
+        for start_size in range(1, START_CHARACTERS + 1):
+            for size in glossary.sizes.get(folded[at : at + start_size], ()):
+                if (source := folded[at : at + size]) in glossary.terms:
+                    yield source
 
 
 def _fold(text: str) -> str:

@@ -41,9 +41,10 @@ async def translated(translator: Translator, texts: list[str], source: str, targ
 def test_real_sentences_are_translated_at_least_this_well(embedded: Translator, source: str, target: str) -> None:
     into_english = target == "en"
     pairs = pairs_with(source if into_english else target)
-    texts, references = zip(*[(other, english) if into_english else (english, other) for english, other in pairs])
-    answers = asyncio.run(translated(embedded, list(texts), source, target))
-    score = CHRF().corpus_score([answer.text for answer in answers], [list(references)]).score
+    texts = [other if into_english else english for english, other in pairs]
+    references = [english if into_english else other for english, other in pairs]
+    answers = asyncio.run(translated(embedded, texts, source, target))
+    score = CHRF().corpus_score([answer.text for answer in answers], [references]).score
     assert score >= FLOORS[source, target]
 
 

@@ -17,6 +17,11 @@ from tests.checkpoints import SEVEN_B, write_tokenizer
 from tests.corpora import HELD_OUT, write_corpus, write_tests
 
 RECIPE = """
+[card]
+name = "tiny"
+licence = "none"
+segment_tokens = 24
+
 [model]
 vocab_size = {vocabulary}
 hidden_size = 32
@@ -106,7 +111,7 @@ def test_the_last_point_of_the_curve_is_judged(trained):
 def test_what_is_written_runs_in_the_engine_and_in_transformers(folder, trained):
     backend = LocalBackend.load(str(folder / "trained"), "cpu", "auto", 1)
     assert backend.info.languages == ("en", "fr", "zh")
-    assert backend.info.segment_tokens == train.SEGMENT_TOKENS
+    assert backend.info.segment_tokens == 24
     backend._batcher.close()
     model = AutoModelForCausalLM.from_pretrained(folder / "trained")
     assert model.config.eos_token_id == Encoder(folder / "trained").end

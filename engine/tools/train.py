@@ -38,7 +38,6 @@ from engine.tools.packing import IGNORED, Encoder, Packed, batches
 TIMING_STEPS = 100  # after these the steps that fit into --minutes are counted
 FIRST_TIMED_STEP = 30  # compilation is over
 PEAK_BF16_FLOPS = 790e12  # one H200, an 8192³ product of random bf16 as measured; for the printed share only
-SEGMENT_TOKENS = 64  # a sentence or two: what most examples are
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -299,7 +298,7 @@ def run(recipe: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
             if main_rank:
                 progress = {"step": step, "tokens": tokens_before + tokens, "curve": curve}
                 (state / "progress.json").write_text(json.dumps(progress))
-                save(model, encode, arguments)
+                save(model, encode, recipe, arguments)
             saved_at = time.time()
         if len(recent) > 1000:
             del recent[: -arguments.log_every]
@@ -315,17 +314,16 @@ def run(recipe: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
         "curve": curve,
     }
     if main_rank:
-        save(model, encode, arguments)
+        save(model, encode, recipe, arguments)
         (arguments.out / "training.json").write_text(json.dumps(summary, indent=1))
     accelerator.end_training()
     return summary
 
 
-def save(model: HunYuanDense, encode: Encoder, arguments: argparse.Namespace) -> None:
+def save(model: HunYuanDense, encode: Encoder, recipe: dict[str, Any], arguments: argparse.Namespace) -> None:
     """A checkpoint folder that transformers loads: bf16 weights, tokenizer, and what the engine reads beside them."""
     ids = {"bos_token_id": encode.begin, "eos_token_id": encode.end, "pad_token_id": encode.pad}
-    langs = ["en", *tomllib.loads(arguments.recipe.read_text(encoding="utf-8"))["data"]["langs"]]
-    yiwen = {"family": corpus.FAMILY, "languages": langs, "segment_tokens": SEGMENT_TOKENS}
+    yiwen = {"family": corpus.FAMILY, "languages": ["en", *recipe["data"]["langs"]], **recipe["card"]}
     checkpoint.save_model(model, arguments.out, torch.bfloat16, ids | {"yiwen": yiwen})
     generation = ids | {"do_sample": False, "max_new_tokens": 512}
     (arguments.out / "generation_config.json").write_text(json.dumps(generation, indent=1))
