@@ -28,6 +28,8 @@ class OwnPageOnly:
         if scope["type"] == "websocket" or (scope["type"] == "http" and scope["method"] not in _ONLY_READ):
             headers = Headers(scope=scope)
             if (origin := headers.get("Origin")) and _is_foreign(origin, headers):
+                if scope["type"] == "websocket":  # an empty 403: no page can read what comes with it
+                    return await send({"type": "websocket.close", "code": 1008})
                 refusal = ForeignPage(
                     f"A page of {origin[:80]!r} asked, and only pages of this host may; open Yiwen's own page. "
                     "A proxy in front of Yiwen must pass on Host, or send X-Forwarded-Host."
