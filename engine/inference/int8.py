@@ -33,7 +33,8 @@ class Int8Rows(nn.Module):
 
     def __init__(self, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer("weight", weight)
+        # A copy, so that it is aligned: torch 2.13's kernel crashes on weights off a 64-byte boundary (a mapped file).
+        self.register_buffer("weight", weight.clone(memory_format=torch.contiguous_format))
         self.register_buffer("scale", scale.to(dtype))
         self.register_buffer("wide", dequantize_rows(weight, scale, dtype))
 

@@ -287,8 +287,9 @@ window.yiwen = (() => {
         at("yw-translate").click();
       } else if (event.key === "Escape") stop();
     });
-    const first = chinese ? "en" : "zh";
-    return [known(first) ? first : target, { ...terms, headers: [say("term"), say("term_translation")] }];
+    const own = chinese ? "zh" : "en";
+    const first = ["zh", "en", ...Object.keys(languages)].find((code) => known(code) && code !== own);
+    return [first ?? target, { ...terms, headers: [say("term"), say("term_translation")] }];
   }
 
   return { boot, say, start, stop, swap, addRow, copy, count, meter, useServer: (functions) => (server = functions) };
