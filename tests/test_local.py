@@ -5,6 +5,7 @@ import logging
 import shutil
 import time
 from contextlib import aclosing
+from pathlib import Path
 
 import httpx
 import huggingface_hub.constants
@@ -12,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.backends.local import LocalBackend
+from engine.backends.local import LocalBackend, slots_that_fit
 from engine.errors import BackendError, ConfigError, ModelNotFound, TextTooLong, UnsupportedModel
+from engine.inference import loader
 from engine.inference.loader import family_of, licence_of, load
 from engine.inference.runner import Runner
 from engine.types import ModelInfo, Prompt, Sampling
@@ -356,3 +358,24 @@ def test_what_a_checkpoint_says_of_its_family_and_licence_counts_more_than_its_n
     config = {"yiwen": {"family": "hy-mt1.5", "licence": "MIT"}}
     assert (family_of("Hy-MT2-7B", config), licence_of("Hy-MT2-7B", config)) == ("hy-mt1.5", "MIT")
     assert licence_of("Hy-MT2-7B", {}).startswith("Apache-2.0")
+
+
+def test_a_card_gets_as_many_slots_as_it_has_room_for() -> None:
+    assert slots_that_fit(32, slot_bytes=500_000_000, free_bytes=24_000_000_000) == 32
+    assert slots_that_fit(32, slot_bytes=500_000_000, free_bytes=7_000_000_000) == 11
+
+
+def test_a_card_without_room_for_one_translation_is_said_before_it_fails() -> None:
+    with pytest.raises(ConfigError, match=r"0\.5 GB left .* takes 0\.6 GB; use a smaller model"):
+        slots_that_fit(32, slot_bytes=500_000_000, free_bytes=500_000_000)
+
+
+def test_weights_that_do_not_fit_the_device_are_said_in_a_sentence(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(loader, "load_model", full)
+    with pytest.raises(ConfigError, match="do not fit the memory of cpu as"):
+        LocalBackend.load(str(tiny_checkpoint), "cpu", "auto", None)

@@ -1,12 +1,15 @@
 """The engine on this machine as a Backend: prompts in, whole characters out, many at once. Knows nothing of faces."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Self
 
-from engine.errors import BackendError, TextTooLong
+import torch
+
+from engine.errors import BackendError, ConfigError, TextTooLong
 from engine.inference.batcher import Batcher, Generation
 from engine.inference.loader import Loaded, load
 from engine.inference.runner import Runner
@@ -16,6 +19,9 @@ from engine.types import FinishReason, ModelInfo, Prompt, TokenChunk
 CPU_SLOTS = 8  # more rows share the weights' reading, but one reader's share of two cores gets small
 CUDA_SLOTS = 32
 SLOT_TOKENS = 1_024  # a padded slot is held whole, so it is kept to what a segment, its context and answer take
+
+KV_SHARE = 0.8  # of the memory left beside the weights; the rest is for activations
+log = logging.getLogger(__name__)
 
 Told = tuple[int | None, FinishReason | None, BackendError | None]
 
@@ -44,12 +50,27 @@ class _Outbox:
             reader.put_nowait(told)
 
 
+def slot_tokens(info: ModelInfo) -> int:
+    return min(info.max_context_tokens, max(SLOT_TOKENS, 4 * info.segment_tokens))
+
+
+def slots_that_fit(wanted: int, slot_bytes: int, free_bytes: int) -> int:
+    """As many slots as are wanted, or as the card has room for. Raises `ConfigError` when there is none for one."""
+    room = int(free_bytes * KV_SHARE) // slot_bytes
+    if room < 1:
+        raise ConfigError(
+            f"The card has {free_bytes / 1e9:.1f} GB left beside the model, and one translation takes "
+            f"{slot_bytes / KV_SHARE / 1e9:.1f} GB; use a smaller model, or --devices cpu."
+        )
+    return min(wanted, room)
+
+
 class LocalBackend:
     def __init__(self, loaded: Loaded, slots: int) -> None:
         self._tokenizer, self._recommended = loaded.tokenizer, loaded.sampling
         self._info = loaded.info
         self._weights_bytes = sum(tensor.nbytes for tensor in [*loaded.model.parameters(), *loaded.model.buffers()])
-        self._slot_tokens = min(loaded.info.max_context_tokens, max(SLOT_TOKENS, 4 * loaded.info.segment_tokens))
+        self._slot_tokens = slot_tokens(loaded.info)
         self._outbox: _Outbox | None = None
         self._batcher = Batcher(Runner(loaded.model, slots, self._slot_tokens), loaded.tokenizer.stop_ids)
 
@@ -57,7 +78,14 @@ class LocalBackend:
     def load(cls, model: str, device: str, precision: str, max_concurrent: int | None) -> Self:
         """Raises what `loader.load` raises."""
         loaded = load(model, device, precision)
-        return cls(loaded, max_concurrent or (CPU_SLOTS if loaded.info.device == "cpu" else CUDA_SLOTS))
+        if loaded.info.device == "cpu":
+            return cls(loaded, max_concurrent or CPU_SLOTS)
+        free_bytes, _ = torch.cuda.mem_get_info(loaded.info.device)
+        # the cache has the dtype of the norms, as `Runner` makes it
+        slot_bytes = loaded.model.config.kv_bytes_a_token(loaded.model.norm.weight.dtype) * slot_tokens(loaded.info)
+        slots = slots_that_fit(max_concurrent or CUDA_SLOTS, slot_bytes, free_bytes)
+        log.info("slots=%d: each takes %.2f GB and %.1f GB are free", slots, slot_bytes / 1e9, free_bytes / 1e9)
+        return cls(loaded, slots)
 
     @property
     def info(self) -> ModelInfo:

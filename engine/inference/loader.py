@@ -44,7 +44,7 @@ def load(name: str, device: str, precision: str) -> Loaded:
     """`name`: a folder, or a hub id (downloaded once, into the hub's own cache). `device`: auto, cpu, cuda:N.
     `precision`: auto, fp32, bf16, fp16, int8.
 
-    Raises `ModelNotFound`, `UnsupportedModel`, or `ConfigError` for a device that is not there.
+    Raises `ModelNotFound`, `UnsupportedModel`, or `ConfigError` for a device that is not there or too small.
     """
     device = _device(device)
     folder = _folder(name)
@@ -52,7 +52,13 @@ def load(name: str, device: str, precision: str) -> Loaded:
     dtype, shown = _precision(precision, config, device)
     log.info("loading %s as %s on %s", name, shown, device)
     sampling, tokenizer = _sampling(folder), ChatTokenizer(folder)  # before the weights, which take longer to fail
-    model = load_model(folder, config, dtype, device)
+    try:
+        model = load_model(folder, config, dtype, device)
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"The weights of {name!r} do not fit the memory of {device} as {shown}; "
+            "use a smaller model, another device, or --devices cpu."
+        ) from error
     return Loaded(model, tokenizer, _info(name, config, shown, device), sampling)
 
 
