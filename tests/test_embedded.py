@@ -1,4 +1,4 @@
-"""The model that ships in assets/: it loads, it is fast enough to start, and it really translates."""
+"""The model that ships in assets/: it loads, it really translates, and its card says what it is."""
 
 import asyncio
 from collections.abc import Iterator

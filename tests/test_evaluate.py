@@ -45,6 +45,16 @@ def dictionary(corpus_folder):
     return corpus.load(corpus_folder, ["fr", "zh"], frozenset()).dictionary
 
 
+@pytest.fixture(scope="module")
+def dictionary_without_tests(corpus_folder, held_out):
+    """What `evaluate.run` makes its questions from."""
+    return corpus.load(corpus_folder, ["fr", "zh"], corpus.test_sentences(held_out)).dictionary
+
+
+def answers_to(questions):
+    return Knowing({question.prompt: question.reference for question in questions})
+
+
 def arguments(task, test, **more):
     settings = {"langs": "fr,zh", "limit": None, "out": None, "sets": "tatoeba", "through_translator": False}
     return argparse.Namespace(task=task, test=test, **(settings | more))
@@ -52,7 +62,7 @@ def arguments(task, test, **more):
 
 def test_a_model_that_knows_every_answer_scores_100(held_out):
     questions = evaluate.quality_questions(EchoBackend(), held_out, ["tatoeba"], ["fr", "zh"], None)
-    knowing = Knowing({question.prompt: question.reference for question in questions})
+    knowing = answers_to(questions)
     result = evaluate.run(knowing, arguments("quality", held_out))
     assert result["scores"]["tatoeba"].keys() == {"en-fr", "fr-en", "en-zh", "zh-en"}
     for scores in result["scores"]["tatoeba"].values():
@@ -118,12 +128,11 @@ def test_terms_are_asked_with_and_without_the_glossary(held_out, dictionary):
         assert not without.prompt.startswith("参考下面的翻译：\n")
 
 
-def test_a_model_that_obeys_has_all_terms_and_one_that_guesses_well_only_the_natural_ones(held_out, corpus_folder):
-    sentences = corpus.test_sentences(held_out)
-    dictionary = corpus.load(corpus_folder, ["fr", "zh"], sentences).dictionary
-    questions = evaluate.terms_questions(EchoBackend(), held_out, dictionary, ["fr", "zh"], 500)
-    knowing = Knowing({question.prompt: question.reference for question in questions})
-    scores = evaluate.run(knowing, arguments("terms", held_out, corpus=corpus_folder))["scores"]
+def test_a_model_that_obeys_has_all_terms_and_one_that_guesses_well_only_the_natural_ones(
+    held_out, corpus_folder, dictionary_without_tests
+):
+    questions = evaluate.terms_questions(EchoBackend(), held_out, dictionary_without_tests, ["fr", "zh"], 500)
+    scores = evaluate.run(answers_to(questions), arguments("terms", held_out, corpus=corpus_folder))["scores"]
     assert scores["with glossary"]["obeyed"] == 1
     assert scores["natural, without glossary"]["obeyed"] == 1
     assert scores["swapped, without glossary"]["obeyed"] < 0.5
@@ -151,12 +160,9 @@ def test_marks_are_right_when_none_is_lost_or_added_and_nested_when_none_crosses
     assert scores == {"right": 0.75, "right and well nested": 0.5, "examples": 4}
 
 
-def test_a_model_that_knows_every_marked_answer_has_all_marks_right(held_out, corpus_folder):
-    sentences = corpus.test_sentences(held_out)
-    dictionary = corpus.load(corpus_folder, ["fr", "zh"], sentences).dictionary
-    questions = evaluate.marks_questions(EchoBackend(), held_out, dictionary, ["fr", "zh"], 500)
-    knowing = Knowing({question.prompt: question.reference for question in questions})
-    scores = evaluate.run(knowing, arguments("marks", held_out, corpus=corpus_folder))["scores"]
+def test_a_model_that_knows_every_marked_answer_has_all_marks_right(held_out, corpus_folder, dictionary_without_tests):
+    questions = evaluate.marks_questions(EchoBackend(), held_out, dictionary_without_tests, ["fr", "zh"], 500)
+    scores = evaluate.run(answers_to(questions), arguments("marks", held_out, corpus=corpus_folder))["scores"]
     assert scores["right and well nested"] == 1
     assert scores["examples"] == len(questions) > 10
 

@@ -19,10 +19,9 @@ from engine.types import FinishReason, ModelInfo, Prompt, TokenChunk
 CPU_SLOTS = 8  # more rows share the weights' reading, but one reader's share of two cores gets small
 CUDA_SLOTS = 32
 SLOT_TOKENS = 1_024  # a padded slot is held whole, so it is kept to what a segment, its context and answer take
-
 KV_SHARE = 0.8  # of the memory left beside the weights; the rest is for activations
-log = logging.getLogger(__name__)
 
+log = logging.getLogger(__name__)
 Told = tuple[int | None, FinishReason | None, BackendError | None]
 
 
@@ -51,6 +50,7 @@ class _Outbox:
 
 
 def slot_tokens(info: ModelInfo) -> int:
+    """The length of a slot: context, segment and an answer twice as long, with room for terms."""
     return min(info.max_context_tokens, max(SLOT_TOKENS, 4 * info.segment_tokens))
 
 

@@ -37,8 +37,7 @@ from engine.tools import corpus
 from engine.translator import ANSWER_SLACK_TOKENS, ANSWER_TOKENS_PER_SOURCE_TOKEN, Translator
 from engine.types import FinishReason, Prompt, Sampling, Term, TranslationRequest
 
-SETS = "tatoeba,flores200.devtest,dev.in-domain"
-HELD_OUT_SET = "dev.in-domain"  # where examples of terms and marks are made from
+SETS = f"tatoeba,flores200.devtest,{corpus.DEVELOPMENT_SET}"
 EXAMPLES = 500
 SEED = 7  # not one that training uses
 GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0)
@@ -126,7 +125,7 @@ def _held_out_examples(
     folder: Path, dictionary: corpus.Dictionary, langs: Sequence[str], kind: str
 ) -> Iterator[tuple[corpus.Pair, bool, corpus.Example]]:
     """Examples of one kind, languages mixed, directions in turn, always the same; and whether into English."""
-    pairs = [pair for lang in langs for pair in corpus.test_pairs(folder, HELD_OUT_SET, lang)]
+    pairs = [pair for lang in langs for pair in corpus.test_pairs(folder, corpus.DEVELOPMENT_SET, lang)]
     dice = random.Random(SEED)
     dice.shuffle(pairs)
     maker = corpus.ExampleMaker(corpus.Corpus(pairs, dictionary), corpus.Mix(), dice)
@@ -323,7 +322,7 @@ def run(backend: Backend, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _languages(backend: Backend, arguments: argparse.Namespace) -> list[str]:
     """Those of the model that every set asked for has a file of."""
-    sets = arguments.sets.split(",") if arguments.task == "quality" else [HELD_OUT_SET]
+    sets = arguments.sets.split(",") if arguments.task == "quality" else [corpus.DEVELOPMENT_SET]
     return [
         lang
         for lang in backend.info.languages

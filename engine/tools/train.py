@@ -211,7 +211,7 @@ def run(recipe: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
     adam_parameters = optimizers[1].param_groups[0]["params"]
 
     encode = Encoder(arguments.tokenizer)
-    pairs = [pair for lang in data["langs"] for pair in corpus.test_pairs(arguments.test, "dev.in-domain", lang)]
+    pairs = [pair for lang in data["langs"] for pair in corpus.test_pairs(arguments.test, corpus.DEVELOPMENT_SET, lang)]
     development = [_moved(batch, device) for batch in development_batches(pairs, encode, data)] if main_rank else []
 
     state = arguments.out / "state"
