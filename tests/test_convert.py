@@ -56,6 +56,19 @@ def test_int8_halves_bf16(folders):
     assert sizes["bytes_after"] < 0.6 * sizes["bytes_before"]
 
 
+def test_shards_hold_the_same_weights_and_replace_a_whole_file(folders, tmp_path):
+    convert(folders / "source", tmp_path / "out", "fp32")
+    whole = scores_of(tmp_path / "out")
+    largest = (tmp_path / "out" / "model.safetensors").stat().st_size // 3
+    convert(folders / "source", tmp_path / "out", "fp32", largest)
+    shards = sorted((tmp_path / "out").glob("*.safetensors"))
+    assert len(shards) > 2
+    assert all(path.name.startswith("model-0") for path in shards)
+    assert torch.equal(scores_of(tmp_path / "out"), whole)
+    convert(tmp_path / "out", tmp_path / "joined", "fp32")  # our own reader
+    assert torch.equal(scores_of(tmp_path / "joined"), whole)
+
+
 def test_quantising_what_was_quantised_changes_no_weight(folders):
     convert(folders / "int8", folders / "twice", "int8")
     before, after = (load_file(folders / name / "model.safetensors") for name in ("int8", "twice"))
