@@ -237,7 +237,18 @@ class Translator:
             replace(part, context=seen, terms=glossary.terms_in(terms, part.text, source))
             for part, seen in zip(segments, shown, strict=True)
         ]
-        return _Job(segments, tail, source, detection)
+        return _Job(segments, tail, source, detection, self._doubts(source, request.target))
+
+    def _doubts(self, source: str, target: str) -> tuple[Warning, ...]:
+        hub = self.info.hub
+        if hub is None or hub in (source, target):
+            return ()
+        between, first, second = (LANGUAGES[code].english for code in (hub, source, target))
+        message = (
+            f"{self.info.name} has learnt {between} with each of its languages, but not {first} with {second}, so this "
+            f"is a guess; translate into {between} first, and that into {second}."
+        )
+        return (Warning("unlearnt_pair", message),)
 
     def _gap(self, request: TranslationRequest, job: _Job, index: int) -> str:
         before = job.segments[index - 1].text if index else ""

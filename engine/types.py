@@ -41,6 +41,7 @@ class ModelInfo:
     max_context_tokens: int  # prompt and answer together
     segment_tokens: int  # the longest segment it translates well, in its own tokens
     licence: str = ""
+    hub: str | None = None  # the language on one side of every pair it learnt; None where it learnt all pairs
 
 
 @dataclass(frozen=True, slots=True)

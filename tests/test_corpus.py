@@ -120,3 +120,12 @@ def test_workers_share_the_pairs_and_all_know_the_dictionary(tmp_path):
     assert sum(len(share.pairs) for share in shares) == len(whole.pairs)
     assert shares[1].dictionary == whole.dictionary
     assert whole.dictionary["fr"]["database"] == ["base de données"]
+
+
+def test_a_pair_is_seen_as_often_as_its_language_and_its_source_say(loaded):
+    origin = loaded.pairs[0].origin
+    mix = Mix(0, 0, 0, 0, langs={"zh": 2.0}, origins={origin: 3.0})
+    seen = Counter(index for index, _ in ExampleMaker(loaded, mix, random.Random(1))._epoch())
+    for index, pair in enumerate(loaded.pairs):  # in both directions each time
+        assert seen[index] == 2 * (2 if pair.lang == "zh" else 1) * (3 if pair.origin == origin else 1)
+    assert len(set(seen.values())) > 1

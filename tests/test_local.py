@@ -32,6 +32,7 @@ TINY = ModelInfo(
     max_context_tokens=CONTEXT_TOKENS,
     segment_tokens=64,
     licence="MIT",
+    hub="en",
 )
 
 
@@ -81,7 +82,8 @@ async def falls_to_zero(backend, seconds=0.2):
 def folder(tiny_checkpoint, tmp_path):
     """A copy that says more of itself, or is spoiled."""
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
-    change_config(folder, yiwen={"name": "tiny", "languages": ["en", "fr"], "segment_tokens": 64, "licence": "MIT"})
+    yiwen = {"name": "tiny", "languages": ["en", "fr"], "segment_tokens": 64, "licence": "MIT", "hub": "en"}
+    change_config(folder, yiwen=yiwen)
     return folder
 
 

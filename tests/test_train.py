@@ -112,6 +112,7 @@ def test_what_is_written_runs_in_the_engine_and_in_transformers(folder, trained)
     backend = LocalBackend.load(str(folder / "trained"), "cpu", "auto", 1)
     assert backend.info.languages == ("en", "fr", "zh")
     assert backend.info.segment_tokens == 24
+    assert backend.info.hub == "en"
     backend._batcher.close()
     model = AutoModelForCausalLM.from_pretrained(folder / "trained")
     assert model.config.eos_token_id == Encoder(folder / "trained").end

@@ -128,6 +128,7 @@ def _info(name: str, config: dict[str, Any], precision: str, device: str) -> Mod
         max_context_tokens=min(config["max_position_embeddings"], MAX_POSITIONS, HY_MT_CONTEXT_TOKENS),
         segment_tokens=ours.get("segment_tokens") or HY_MT_SEGMENT_TOKENS,
         licence=licence_of(name, config),
+        hub=ours.get("hub"),
     )
 
 

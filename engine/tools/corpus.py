@@ -56,7 +56,8 @@ class Mix:
     terms: float = 0.22
     context: float = 0.07
     join: float = 0.10
-    weights: Mapping[str, float] = field(default_factory=dict)  # how often each language is seen; 1 where unnamed
+    langs: Mapping[str, float] = field(default_factory=dict)  # how often each language is seen; 1 where unnamed
+    origins: Mapping[str, float] = field(default_factory=dict)  # times how often each source is
 
 
 @dataclass(slots=True)
@@ -242,7 +243,7 @@ class ExampleMaker:
     def _epoch(self) -> list[tuple[int, bool]]:
         order: list[tuple[int, bool]] = []
         for index, pair in enumerate(self.corpus.pairs):
-            weight = self.mix.weights.get(pair.lang, 1.0)
+            weight = self.mix.langs.get(pair.lang, 1.0) * self.mix.origins.get(pair.origin, 1.0)
             times = int(weight) + (self.random.random() < weight % 1)
             order += [(index, True), (index, False)] * times
         self.random.shuffle(order)

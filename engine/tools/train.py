@@ -323,7 +323,7 @@ def run(recipe: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
 def save(model: HunYuanDense, encode: Encoder, recipe: dict[str, Any], arguments: argparse.Namespace) -> None:
     """A checkpoint folder that transformers loads: bf16 weights, tokenizer, and what the engine reads beside them."""
     ids = {"bos_token_id": encode.begin, "eos_token_id": encode.end, "pad_token_id": encode.pad}
-    yiwen = {"family": corpus.FAMILY, "languages": ["en", *recipe["data"]["langs"]], **recipe["card"]}
+    yiwen = {"family": corpus.FAMILY, "languages": ["en", *recipe["data"]["langs"]], "hub": "en", **recipe["card"]}
     checkpoint.save_model(model, arguments.out, torch.bfloat16, ids | {"yiwen": yiwen})
     generation = ids | {"do_sample": False, "max_new_tokens": 512}
     (arguments.out / "generation_config.json").write_text(json.dumps(generation, indent=1))
