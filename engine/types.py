@@ -1,9 +1,9 @@
 """The values that travel between layers. They hold data and do nothing.
 
-Down: `TranslationRequest` → `Segment` → `Prompt`. Up: `TokenChunk` → `TextDelta` → `Finished`.
+Down: `TranslationRequest` → `Document`, `Block` → `Segment` → `Prompt`. Up: `TokenChunk` → `TextDelta` → `Finished`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 from uuid import uuid4
@@ -90,6 +90,30 @@ class TranslationRequest:
     context_mode: bool = False  # also show each segment the text just before it
     sampling: Sampling = Sampling()
     id: str = field(default_factory=new_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What is translated as one: a paragraph, heading, cell, caption or attribute.
+
+    `text` is what a reader reads, without entities or escapes. Inline tags are marks in it: a pair is `<s1>…</s1>`, a
+    tag that stands alone `<s2></s2>`, and `tags[n]` is the source (opening, closing) of number n, the closing empty
+    where it stands alone. Numbers may differ from 1, 2, … where the text itself holds such a mark.
+    """
+
+    text: str
+    source: str  # the whole span in the document; written back as it is where the text has not changed
+    form: str  # how its text is written, in the parser's words: what must be escaped, and how
+    tags: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    spelling: Mapping[str, str] = field(default_factory=dict)  # a run of text → its source, where escaping gives another
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What every parser returns. The skeleton is copied as it is; a number in it is the place of that block."""
+
+    skeleton: tuple[str | int, ...]
+    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ LAYERS = [
     ["errors"],
     ["types"],
     ["config", "languages", "metrics"],
-    ["prompts", "glossary", "context", "segmenter", "detect"],
+    ["prompts", "glossary", "context", "segmenter", "detect", "markup.marks", "markup.lexer"],
+    ["markup.html", "markup.markdown"],
     [
         "inference.gptq",
         "inference.int8",

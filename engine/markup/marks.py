@@ -1,0 +1,313 @@
+"""Inline marks: read them in what a model answers, mend them, and put the tags back. Knows no format, prompt or model.
+
+A block's text holds `<s1>…</s1>` for a pair of tags and `<s2></s2>` for one that stands alone (`types.Block`). A model
+drops, doubles, moves, respells and invents marks. Mending loses no word of its answer and guesses no place: where that
+would take a guess, the runs between the marks are to be translated apart, and the marks are right by construction.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+from engine.types import Block
+
+MOST_MENDED = 200  # tags of one block; with more, marks are right at once or the runs are translated apart
+LONGEST_MARK = 26  # characters, spaces and all
+
+_EXACT = re.compile(r"<(?P<closes>/?)s(?P<number>\d{1,6})(?P<alone>)>")
+_LOOSE = re.compile(
+    r"[<＜]\s{0,3}(?P<closes>[/／]?)\s{0,3}[sSｓＳ]\s{0,3}(?P<number>\d{1,6})\s{0,3}(?P<alone>[/／]?)\s{0,3}[>＞]"
+)
+_BEGUN = re.compile(r"[<＜]\s{0,3}[/／]?\s{0,3}(?:[sSｓＳ]\s{0,3}(?:\d{1,6}\s{0,3}[/／]?\s{0,3})?)?\Z")
+
+Tags = Mapping[int, tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    number: int
+    kind: Literal["open", "close", "alone"]
+
+
+Piece = str | Mark
+
+
+def stands_alone(tags: Tags, number: int) -> bool:
+    return not tags[number][1]
+
+
+def pieces(text: str, tags: Tags) -> list[Piece]:
+    """Runs and marks of a block's own text, in order; no two runs side by side. Only numbers in `tags` are marks."""
+    return list(_pieces(_EXACT, text, tags, ()))
+
+
+def read(answer: str, text: str, tags: Tags) -> list[Piece]:
+    """Runs and marks of what a model made of `text`: odd spellings are read, invented numbers dropped."""
+    literal = {found.group() for found in _LOOSE.finditer(text) if int(found["number"]) not in tags}
+    return list(_pieces(_LOOSE, answer, tags, literal))
+
+
+def _pieces(spelling: re.Pattern[str], text: str, tags: Tags, literal: Collection[str]) -> Iterator[Piece]:
+    run, done = "", 0
+    for found in spelling.finditer(text):
+        number = int(found["number"])
+        if number not in tags and (spelling is _EXACT or found.group() in literal):
+            continue  # it is text
+        run += text[done : found.start()]
+        done = found.end()
+        if number not in tags:
+            continue
+        if run:
+            yield run
+            run = ""
+        yield Mark(number, "alone" if found["alone"] else "close" if found["closes"] else "open")
+    if run := run + text[done:]:
+        yield run
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the guard
+
+
+@dataclass(slots=True)
+class _Tree:
+    """How marks lie in each other, by number and in reading order; 0 is the block itself."""
+
+    parents: dict[int, int] = field(default_factory=dict)
+    filled: set[int] = field(default_factory=set)  # pairs that hold a word
+
+    def children(self) -> dict[int, list[int]]:
+        below: dict[int, list[int]] = {number: [] for number in (0, *self.parents)}
+        for number, parent in self.parents.items():
+            below[parent].append(number)
+        return below
+
+
+def _tree(marked: Sequence[Piece], tags: Tags) -> _Tree | None:
+    """None where a mark is missing its partner, comes twice, or crosses another."""
+    tree, open_marks = _Tree(), [0]
+    for piece in marked:
+        if isinstance(piece, str):
+            if piece.strip():
+                tree.filled.add(open_marks[-1])
+        elif piece.kind == "close":
+            if open_marks.pop() != piece.number:
+                return None
+            if piece.number in tree.filled:
+                tree.filled.add(open_marks[-1])
+        elif piece.number in tree.parents:
+            return None
+        else:
+            tree.parents[piece.number] = open_marks[-1]
+            if piece.kind == "open":
+                open_marks.append(piece.number)
+    return tree if open_marks == [0] else None
+
+
+def mend(text: str, tags: Tags, answer: str) -> str | None:
+    """The answer with the marks of `text`: each once, nested as there, and all of the answer's words.
+
+    What a slip of the pen explains is mended: case, spaces and width of a mark, a mark that came twice or that `text`
+    has not, a lost one that stands alone (it goes to the end of its parent), a child that sticks out of its parent.
+    None where a pair has lost an end or its words: no rule says where those belong.
+    """
+    wanted = _tree(pieces(text, tags), tags)
+    assert wanted is not None, "a block's own marks are well nested"
+    marked = read(answer, text, tags)
+    given = _tree(marked, tags)
+    if given is not None and given.parents == wanted.parents and _no_words_in_tags_alone(given, tags):
+        return spell(marked, tags) if wanted.filled <= given.filled | {0} else None
+    return _mended(wanted, marked, tags) if len(tags) <= MOST_MENDED else None
+
+
+def _no_words_in_tags_alone(tree: _Tree, tags: Tags) -> bool:
+    return not any(stands_alone(tags, number) for number in tree.filled if number)
+
+
+def spell(marked: Sequence[Piece], tags: Tags) -> str:
+    """Pieces → text, each mark as a block spells it."""
+    spelt = []
+    for piece in marked:
+        if isinstance(piece, str):
+            spelt.append(piece)
+        elif piece.kind == "alone" or (stands_alone(tags, piece.number) and piece.kind == "open"):
+            spelt.append(f"<s{piece.number}></s{piece.number}>")
+        elif not stands_alone(tags, piece.number):
+            spelt.append(f"<s{piece.number}>" if piece.kind == "open" else f"</s{piece.number}>")
+    return "".join(spelt)
+
+
+def _mended(wanted: _Tree, marked: Sequence[Piece], tags: Tags) -> str | None:
+    words = "".join(piece for piece in marked if isinstance(piece, str))
+    spans = _spans(marked, tags)
+    below = wanted.children()
+
+    def fit(number: int, low: int, high: int) -> bool:
+        """Put the span of `number` and all below it between `low` and `high`."""
+        if stands_alone(tags, number):
+            place = min(max(spans.get(number, (high, high))[0], low), high)
+            spans[number] = (place, place)
+            return True
+        if number not in spans and number in wanted.filled:
+            return False
+        start, end = (min(max(place, low), high) for place in spans.get(number, (high, high)))
+        if number in wanted.filled and not words[start:end].strip():
+            return False
+        spans[number] = (start, end)
+        return all(fit(child, start, end) for child in below[number]) and disjoint(below[number])
+
+    def disjoint(numbers: list[int]) -> bool:
+        """Whether no pair crosses another; what stands alone moves out of its sisters."""
+        pairs = sorted(spans[number] for number in numbers if not stands_alone(tags, number))
+        if any(second[0] < first[1] for first, second in pairwise(pairs)):
+            return False
+        for number in numbers:
+            if stands_alone(tags, number):
+                place = spans[number][0]
+                out = next((end for start, end in pairs if start < place < end), place)
+                spans[number] = (out, out)
+        return True
+
+    def written(number: int, low: int, high: int) -> Iterator[str]:
+        order = {child: rank for rank, child in enumerate(below[number])}
+        for child in sorted(below[number], key=lambda child: (*spans[child], order[child])):
+            start, end = spans[child]
+            yield words[low:start]
+            yield f"<s{child}>"
+            yield from written(child, start, end)
+            yield f"</s{child}>"
+            low = end
+        yield words[low:high]
+
+    if not all(fit(child, 0, len(words)) for child in below[0]) or not disjoint(below[0]):
+        return None
+    return "".join(written(0, 0, len(words)))
+
+
+def _spans(marked: Sequence[Piece], tags: Tags) -> dict[int, tuple[int, int]]:
+    """Where in the words each mark stands that is there: the first of its kind counts."""
+    opened: dict[int, int] = {}
+    spans: dict[int, tuple[int, int]] = {}
+    place = 0
+    for piece in marked:
+        if isinstance(piece, str):
+            place += len(piece)
+        elif stands_alone(tags, piece.number):
+            spans.setdefault(piece.number, (place, place))
+        elif piece.kind == "open":
+            opened.setdefault(piece.number, place)
+        elif piece.kind == "close" and piece.number in opened:
+            spans.setdefault(piece.number, (opened[piece.number], place))
+    return spans
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# runs translated apart
+
+
+def apart(text: str, tags: Tags) -> list[str]:
+    """The runs of `text` that hold a word, without the white space around them."""
+    return [piece.strip() for piece in pieces(text, tags) if isinstance(piece, str) and piece.strip()]
+
+
+def together(text: str, tags: Tags, runs: Sequence[str]) -> str:
+    """`text` with its runs (those of `apart`) exchanged, marks and white space as they were."""
+    following = iter(runs)
+    parts = list[Piece]()
+    for piece in pieces(text, tags):
+        if isinstance(piece, str) and (core := piece.strip()):
+            before, _, after = piece.partition(core)
+            piece = before + next(following) + after
+        parts.append(piece)
+    return spell(parts, tags)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# tags back in
+
+
+def restore(block: Block, text: str, escape: Callable[[str], str]) -> str:
+    """The source of `text`, whose marks are right: tags for marks, and for a run its `spelling` or else `escape`."""
+    parts = []
+    for piece in pieces(text, block.tags):
+        if isinstance(piece, str):
+            parts.append(block.spelling[piece] if piece in block.spelling else escape(piece))
+        elif piece.kind == "open":
+            parts.append(block.tags[piece.number][0])
+        else:
+            parts.append(block.tags[piece.number][1])
+    return "".join(parts)
+
+
+class Restorer:
+    """Restores an answer while it comes. What it gives is always well nested; each tag opens once at the most.
+
+    Held back are a mark that is not whole yet and a run that may still be one of `spelling`. Where the answer's marks
+    are right, the parts joined are what `restore` gives; where not, the guard has the last word.
+    """
+
+    def __init__(self, block: Block, escape: Callable[[str], str]) -> None:
+        """`escape` must not look around: of two parts joined it gives the two joined."""
+        self._block, self._escape = block, escape
+        self._literal = {
+            found.group() for found in _LOOSE.finditer(block.text) if int(found["number"]) not in block.tags
+        }
+        self._held = ""  # the beginning of a mark
+        self._run = ""  # the beginning of a known run
+        self._known = bool(block.spelling)
+        self._seen: set[int] = set()
+        self._open: list[int] = []
+
+    def feed(self, text: str) -> str:
+        text = self._held + text
+        begun = _BEGUN.search(text, max(0, len(text) - LONGEST_MARK))
+        keep = begun.start() if begun else len(text)
+        self._held = text[keep:]
+        return self._restored(text[:keep])
+
+    def end(self) -> str:
+        """What was held back, and the end of every tag still open."""
+        rest = self._restored(self._held) + self._end_of_run()
+        self._held = ""
+        while self._open:
+            rest += self._block.tags[self._open.pop()][1]
+        return rest
+
+    def _restored(self, text: str) -> str:
+        parts = []
+        for piece in _pieces(_LOOSE, text, self._block.tags, self._literal):
+            if isinstance(piece, str):
+                parts.append(self._words(piece))
+            elif tag := self._tag(piece):
+                parts += [self._end_of_run(), tag]
+        return "".join(parts)
+
+    def _words(self, words: str) -> str:
+        if not self._known:
+            return self._escape(words)
+        self._run += words
+        if any(run.startswith(self._run) for run in self._block.spelling):
+            return ""
+        self._known, run, self._run = False, self._run, ""
+        return self._escape(run)
+
+    def _end_of_run(self) -> str:
+        run, self._run, self._known = self._run, "", bool(self._block.spelling)
+        return self._block.spelling.get(run) or self._escape(run)
+
+    def _tag(self, mark: Mark) -> str:
+        opening, closing = self._block.tags[mark.number]
+        if mark.kind == "close" and closing:
+            if not self._open or self._open[-1] != mark.number:
+                return ""
+            self._open.pop()
+            return closing
+        if mark.number in self._seen:
+            return ""
+        self._seen.add(mark.number)
+        if closing and mark.kind == "open":
+            self._open.append(mark.number)
+            return opening
+        return opening + closing
