@@ -105,7 +105,7 @@ class Block:
     source: str  # the whole span in the document; written back as it is where the text has not changed
     form: str  # how its text is written, in the parser's words: what must be escaped, and how
     tags: Mapping[int, tuple[str, str]] = field(default_factory=dict)
-    spelling: Mapping[str, str] = field(default_factory=dict)  # a run of text → its source, where escaping gives another
+    spelling: Mapping[str, str] = field(default_factory=dict)  # a run → its source, where escaping gives another
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ LAYERS = [
     ["errors"],
     ["types"],
     ["config", "languages", "metrics"],
-    ["prompts", "glossary", "context", "segmenter", "detect", "markup.marks", "markup.lexer"],
-    ["markup.html", "markup.markdown"],
+    ["prompts", "glossary", "context", "segmenter", "detect", "markup.marks", "markup.lexer", "markup.markdown_spans"],
+    ["markup.html", "markup.markdown", "markup.plain"],
     [
         "inference.gptq",
         "inference.int8",

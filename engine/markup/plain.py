@@ -1,0 +1,109 @@
+"""Plain text → Document: a block a line, with what must not be translated inside it as marks. Knows no other format.
+
+Kept are URLs, e-mail addresses, file paths, `code`, emoji shortcodes, tags such as `<b0>`, and the placeholders of
+programs: %s %1$s %(name)s {0} {name} {{x}} ${x} %{x} [[x]].
+"""
+
+import re
+
+from engine.languages import CJK_LETTERS
+from engine.markup import marks
+from engine.types import Block, Document
+
+_LINE = re.compile(r"[^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
+_CORE = re.compile(r"[^\s\0-\x1f\ufeff\u200b](?:.*[^\s\0-\x1f\u200b])?")
+_NOT_OF_URL = rf"\s<>\"`{CJK_LETTERS}，。；：！？、（）《》「」『』【】“”‘’"
+_TRAILING = ".,;:!?…'\""  # of an address, but of the sentence in truth
+_KEPT = re.compile(
+    rf"""
+      (?P<address> (?:https?|ftp)://[^{_NOT_OF_URL}]+ | (?<![\w.@/-])www\.[\w-]+\.[\w./?&=%\#+~-]+ )
+    | (?P<email>   (?<![\w.+-])[\w.+-]{{1,64}}@[A-Za-z0-9-]{{1,63}}(?:\.[A-Za-z0-9-]{{1,63}}){{1,8}} )
+    | (?P<code>    `[^`]{{1,500}}` )
+    | (?P<path>    (?<![\w/.<~-])(?:~|\.{{1,2}})?/(?:[\w.@+-]+/)+[\w.@+-]* | (?<!\w)[A-Za-z]:\\[^\s:*?"<>|]+ )
+    | (?P<tag>     <(?P<closes>/?)(?P<name>[A-Za-z][\w.-]{{0,30}})
+                   (?:\s[\w:-]{{1,40}}=(?:"[^"]{{0,500}}"|'[^']{{0,500}}')){{0,20}}\s?(?P<alone>/?)> )
+    | (?P<holder>  \{{\{{[^{{}}]{{1,200}}\}}\}} | [$%\#]?\{{[\w.:\[\]()$-]{{0,100}}\}} | \[\[\w{{1,100}}\]\]
+                 | (?<![\d%])%(?:\d+\$|\(\w{{1,60}}\))?[-+\#0]*(?:\d+|\*)?(?:\.\d+)?
+                   (?:hh|h|ll|l|L|z|j|t)?[sdiuoxXfFeEgGcp@](?![A-Za-z])
+                 | (?<!\w):(?=[\d_+-]*[a-z])[a-z0-9_+-]{{2,32}}:(?!\w) )
+    """,
+    re.VERBOSE,
+)
+
+
+def parse(source: str) -> Document:
+    skeleton: list[str | int] = []
+    blocks: list[Block] = []
+    done = 0
+    for line in _LINE.finditer(source):
+        core = _CORE.search(line.group())
+        if core is None:
+            continue
+        block = _block(core.group())
+        if not any(piece.strip() and _has_letter(piece) for piece in marks.apart(block.text, block.tags)):
+            continue
+        start = line.start() + core.start()
+        skeleton += [source[done:start], len(blocks)]
+        blocks.append(block)
+        done = start + len(core.group())
+    return Document((*skeleton, source[done:]), tuple(blocks))
+
+
+def write(block: Block, text: str) -> str:
+    return marks.restore(block, text, str)
+
+
+def _block(source: str) -> Block:
+    kept = [(found, _end(found)) for found in _KEPT.finditer(source)]
+    partners = _pairs([found for found, _ in kept])
+    parts, tags, numbers, done = list[str](), dict[int, tuple[str, str]](), dict[int, int](), 0
+    for index, (found, end) in enumerate(kept):
+        parts.append(source[done : found.start()])
+        done = end
+        if (opener := numbers.get(index)) is not None:
+            parts.append(f"</s{opener}>")
+            continue
+        number = len(tags) + 1
+        closer = partners.get(index)
+        if closer is None:
+            tags[number] = (source[found.start() : end], "")
+            parts.append(f"<s{number}></s{number}>")
+        else:
+            tags[number] = (found.group(), kept[closer][0].group())
+            numbers[closer] = number
+            parts.append(f"<s{number}>")
+    return Block("".join([*parts, source[done:]]), source, "text", tags)
+
+
+def _pairs(kept: list[re.Match[str]]) -> dict[int, int]:
+    """Index of each opening tag → that of its closing one; what crosses another pair stands alone."""
+    partners: dict[int, int] = {}
+    open_tags: list[tuple[str, int]] = []
+    last: dict[str, int] = {}  # how many of a name are open, so that a stray end costs nothing
+    for index, found in enumerate(kept):
+        name = found["name"]
+        if name is None or found["alone"]:
+            continue
+        if not found["closes"]:
+            open_tags.append((name, index))
+            last[name] = last.get(name, 0) + 1
+        elif last.get(name):
+            while True:
+                opened, place = open_tags.pop()
+                last[opened] -= 1
+                if opened == name:
+                    partners[place] = index
+                    break
+    return partners
+
+
+def _end(found: re.Match[str]) -> int:
+    if found["address"] is None and found["path"] is None:
+        return found.end()
+    text = found.group().rstrip(_TRAILING)
+    strays = min(max(0, text.count(")") - text.count("(")), len(text) - len(text.rstrip(")")))
+    return found.start() + len(text[: len(text) - strays].rstrip(_TRAILING))
+
+
+def _has_letter(text: str) -> bool:
+    return any(character.isalpha() for character in text)

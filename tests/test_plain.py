@@ -1,0 +1,84 @@
+"""Plain text: every byte comes back, and what programs put into texts is never shown to the model as words."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.markup import plain
+
+
+def rebuilt(document, change=None):
+    texts = [block.text if change is None else change(block.text) for block in document.blocks]
+    return "".join(
+        part if isinstance(part, str) else plain.write(document.blocks[part], texts[part]) for part in document.skeleton
+    )
+
+
+def only_block(source):
+    (block,) = plain.parse(source).blocks
+    return block
+
+
+@given(
+    st.text()
+    | st.lists(
+        st.sampled_from(["<b>", "</b>", "<i/>", "%s", "{x}", "`", "a@b.de", "/a/b", "http://x.y/)", "\r\n", " word "])
+    ).map("".join)
+)
+def test_every_byte_comes_back(source):
+    assert rebuilt(plain.parse(source)) == source
+
+
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        ("See https://a.org/x?y=1#z.", ["https://a.org/x?y=1#z"]),
+        ("See (https://a.org/Foo_(bar)), please.", ["https://a.org/Foo_(bar)"]),
+        ("请访问https://a.org/x，谢谢", ["https://a.org/x"]),
+        ("Смотри https://ru.wikipedia.org/wiki/Москва сам", ["https://ru.wikipedia.org/wiki/Москва"]),
+        ("Write to ann.b+c@mail.example.co.uk.", ["ann.b+c@mail.example.co.uk"]),
+        ("%s has %1$d of %(total)s, %.2f or %-5d, 100%% sure", ["%s", "%1$d", "%(total)s", "%.2f", "%-5d"]),
+        ("Hello {0}, {name}: {{ user.name }} ${x} %{y} {}", ["{0}", "{name}", "{{ user.name }}", "${x}", "%{y}", "{}"]),
+        (
+            "Run `rm -rf` in /usr/local/bin or ~/x/y, C:\\Users\\me",
+            ["`rm -rf`", "/usr/local/bin", "~/x/y", "C:\\Users\\me"],
+        ),
+        ("Good :smile: and :+1: at 10:30:45", [":smile:"]),
+        ("A line<br/>more <x id='1'/>text", ["<br/>", "<x id='1'/>"]),
+        ("Half </b> of a <i>pair", ["</b>", "<i>"]),
+        ("50% discount, 20% of it, and/or 3 < 4 > 2, a<b and c>d; rate: good", []),
+    ],
+)
+def test_what_programs_read_is_kept(source, kept):
+    assert [opening for opening, closing in only_block(source).tags.values() if not closing] == kept
+
+
+def test_tags_are_pairs_where_they_nest():
+    block = only_block("Press <b0>the <b1>red</b1></b0> button</b1>")
+    assert block.text == "Press <s1>the <s2>red</s2></s1> button<s3></s3>"
+    assert block.tags == {1: ("<b0>", "</b0>"), 2: ("<b1>", "</b1>"), 3: ("</b1>", "")}
+    assert (
+        plain.write(block, "<s1>Den <s2>roten</s2></s1> Knopf<s3></s3> drücken")
+        == "<b0>Den <b1>roten</b1></b0> Knopf</b1> drücken"
+    )
+
+
+def test_a_mark_of_ours_in_the_text_is_a_tag_like_any_other():
+    block = only_block("Write <s7> here")
+    assert (block.text, block.tags) == ("Write <s1></s1> here", {1: ("<s7>", "")})
+    assert rebuilt(plain.parse("Write <s7> here"), str.upper) == "WRITE <S1></S1> HERE"  # damage is the guard's to mend
+
+
+def test_lines_and_what_has_no_words_stay():
+    source = "\ufeff# Title \r\n\r\n\t1. {name}\n  https://a.org \n3.14 – 42 %\u2028last line\x00"
+    document = plain.parse(source)
+    assert [block.text for block in document.blocks] == ["# Title", "last line"]
+    assert rebuilt(document, lambda text: f"[{text}]") == source.replace("# Title", "[# Title]").replace(
+        "last line", "[last line]"
+    )
+
+
+def test_much_of_anything_takes_no_time():
+    for part in ("a", "a.", "<a ", "`", "{", ":a", "/a", "%", "<b>", "</b>", "(", ")", "http://(", "a@", "1"):
+        source = "http://x" + part * (200_000 // len(part))
+        assert rebuilt(plain.parse(source)) == source
