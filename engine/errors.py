@@ -8,6 +8,7 @@ YiwenError
 │   ├── DuplicateRun      a WebSocket run with an id in use   400
 │   ├── TextTooLong                                           413
 │   ├── UnsupportedMedia  not JSON and not a form             415
+│   ├── BadDocument       a file that is not what it should be 422
 │   └── InvalidRequest    the shape of the request is off     422
 ├── Overloaded            try again later                     503 + Retry-After
 ├── BackendError          the model or its host failed        503
@@ -56,6 +57,11 @@ class TextTooLong(RequestError):
 class UnsupportedMedia(RequestError):
     status = 415
     code = "unsupported_media"
+
+
+class BadDocument(RequestError):
+    status = 422
+    code = "bad_document"
 
 
 class InvalidRequest(RequestError):

@@ -39,8 +39,8 @@ def parse(source: str) -> Document:
         core = _CORE.search(line.group())
         if core is None:
             continue
-        block = _block(core.group())
-        if not any(piece.strip() and _has_letter(piece) for piece in marks.apart(block.text, block.tags)):
+        block = block_of(core.group())
+        if block is None:
             continue
         start = line.start() + core.start()
         skeleton += [source[done:start], len(blocks)]
@@ -53,7 +53,8 @@ def write(block: Block, text: str) -> str:
     return marks.restore(block, text, str)
 
 
-def _block(source: str) -> Block:
+def block_of(source: str, form: str = "text") -> Block | None:
+    """Text of one line or many as one block; None where nothing in it is for a translator."""
     kept = [(found, _end(found)) for found in _KEPT.finditer(source)]
     partners = _pairs([found for found, _ in kept])
     parts, tags, numbers, done = list[str](), dict[int, tuple[str, str]](), dict[int, int](), 0
@@ -72,7 +73,9 @@ def _block(source: str) -> Block:
             tags[number] = (found.group(), kept[closer][0].group())
             numbers[closer] = number
             parts.append(f"<s{number}>")
-    return Block("".join([*parts, source[done:]]), source, "text", tags)
+    text = "".join([*parts, source[done:]])
+    words = any(character.isalpha() for run in marks.apart(text, tags) for character in run)
+    return Block(text, source, form, tags) if words else None
 
 
 def _pairs(kept: list[re.Match[str]]) -> dict[int, int]:
@@ -103,7 +106,3 @@ def _end(found: re.Match[str]) -> int:
     text = found.group().rstrip(_TRAILING)
     strays = min(max(0, text.count(")") - text.count("(")), len(text) - len(text.rstrip(")")))
     return found.start() + len(text[: len(text) - strays].rstrip(_TRAILING))
-
-
-def _has_letter(text: str) -> bool:
-    return any(character.isalpha() for character in text)

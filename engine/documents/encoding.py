@@ -1,0 +1,124 @@
+"""Bytes of a text file ↔ its characters, in the encoding they came in. Of formats it knows where they name theirs."""
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from charset_normalizer import from_bytes
+
+from engine.errors import BadDocument
+
+SAMPLE_BYTES = 100_000  # what an encoding is guessed from
+DECLARATION_BYTES = 1_024  # where HTML and XML must name theirs
+MOST_CONTROLS = 0.01  # as a share of the characters; more is no text
+
+_BOMS = [  # the longer first
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+]
+_DECLARED = re.compile(rb"""(?:charset|<\?xml[^>]{1,200}?encoding)\s{0,9}=\s{0,9}["']?\s{0,9}([\w.:-]{2,40})""", re.I)
+_SUPERSETS = {  # what a label means in practice: https://encoding.spec.whatwg.org/#names-and-labels
+    "ascii": "cp1252",
+    "iso8859-1": "cp1252",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "big5": "big5hkscs",
+    "iso8859-9": "cp1254",
+    "tis-620": "cp874",
+}
+_GUESSED = [
+    "gb18030",
+    "cp932",
+    "euc_jp",
+    "cp949",
+    "big5hkscs",
+    *(f"cp125{page}" for page in range(9)),
+    "cp874",
+    "koi8_r",
+]
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    text: str
+    encoding: str  # Python's name for it
+    bom: bytes = b""
+
+
+def decode(data: bytes) -> Decoded:
+    """Characters that `encode` turns into the same bytes again. Raises `BadDocument` for what is no text."""
+    for bom, encoding in _BOMS:
+        if data.startswith(bom) and (text := _strictly(data[len(bom) :], encoding)) is not None:
+            return Decoded(text, encoding, bom)
+    for encoding in _candidates(data):
+        text = _strictly(data, encoding)
+        if text is not None and len(_CONTROL.findall(text)) <= MOST_CONTROLS * len(text):
+            western = encoding.startswith("cp125") and _strictly(data, "cp1252") == text  # the likeliest of equals
+            return Decoded(text, "cp1252" if western else encoding)
+    raise BadDocument(
+        f"The file ({len(data):,} bytes) is no text in any encoding that Yiwen knows; save it as UTF-8, or send a "
+        "document of a kind that is supported."
+    )
+
+
+def encode(text: str, like: Decoded) -> tuple[bytes, str]:
+    """(bytes, encoding): that of `like`, or UTF-8 where it lacks a character of `text`."""
+    try:
+        return like.bom + text.encode(like.encoding), like.encoding
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass"), "utf-8"
+
+
+def _candidates(data: bytes) -> Iterator[str]:
+    declared = [found[1].decode("ascii", "ignore") for found in _DECLARED.finditer(data[:DECLARATION_BYTES])]
+    names = [name for label in declared if (name := _known(label)) is not None]
+    if b"\x1b$" in data[:SAMPLE_BYTES]:
+        yield "iso2022_jp"
+    if data.isascii():
+        yield from names
+    yield "utf-8"
+    if b"\0" in data[:SAMPLE_BYTES]:  # half of the bytes of Latin text in UTF-16
+        even, odd = data[:SAMPLE_BYTES:2].count(0), data[1:SAMPLE_BYTES:2].count(0)
+        yield "utf-16-be" if even > odd else "utf-16-le"
+        return
+    yield from names
+    for sample in _samples(data):
+        for guess in from_bytes(sample, cp_isolation=_GUESSED):
+            yield guess.encoding
+    yield "cp1252"
+
+
+def _samples(data: bytes) -> Iterator[bytes]:
+    """The beginning, cut where no character of several bytes can be cut in two, or else at four places in turn."""
+    sample = data[:SAMPLE_BYTES]
+    line = sample.rfind(b"\n") + 1
+    if len(data) <= SAMPLE_BYTES:
+        yield data
+    elif line:
+        yield sample[:line]
+    else:
+        yield from (sample[: SAMPLE_BYTES - cut] for cut in range(4))
+
+
+def _known(label: str) -> str | None:
+    try:
+        name = codecs.lookup(label).name
+    except LookupError:
+        return None
+    return _SUPERSETS.get(name, name)
+
+
+def _strictly(data: bytes, encoding: str) -> str | None:
+    """None unless the bytes are those of the text, so that nothing is lost on the way back."""
+    try:
+        text = data.decode(encoding)
+        return text if text.encode(encoding) == data else None
+    except (UnicodeError, LookupError, TypeError):  # LookupError, TypeError: a codec of bytes, not of text
+        return None
