@@ -13,6 +13,7 @@ LAYERS = [
     ["config", "languages", "metrics"],
     ["prompts", "glossary", "context", "segmenter", "detect", "markup.marks", "markup.lexer", "markup.markdown_spans"],
     ["markup.html", "markup.markdown", "markup.plain"],
+    ["markup.parse"],
     ["documents.encoding", "documents.catalogues"],
     [
         "inference.gptq",
