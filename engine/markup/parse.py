@@ -1,0 +1,55 @@
+"""A format's name → its parser; and which format a text is in, where nobody says. Knows nothing of how they parse."""
+
+import re
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from engine.markup import html, markdown, plain
+from engine.types import Block, Document
+
+Markup = Literal["text", "html", "markdown"]
+LOOKED_AT = 20_000  # characters
+
+_HTML = re.compile(
+    r"\A\s*<(?:!doctype\s|html[\s>]|\?xml)"
+    r"|</(?:p|div|span|a|b|i|em|strong|h[1-6]|ul|ol|li|table|t[dr]|section|article|body|button|label|u|sup|sub|small)\s*>"
+    r"|<(?:br|hr|img|p|div|span|a|li)(?:\s[^<>]{0,500})?/?>",
+    re.IGNORECASE,
+)
+_MARKDOWN = re.compile(
+    r"^ {0,3}#{1,6} \S"  # a heading
+    r"|^ {0,3}(?:```|~~~)"  # a fence
+    r"|^\|.*\|\s*\n\|[\s:|-]*---[\s:|-]*$"  # a table
+    r"|!?\[[^\[\]\n]{1,200}\]\([^()\s]{1,500}[^()\n]{0,200}\)"  # a link
+    r"|(?<![\w*])\*\*[^\s*][^*\n]{0,200}\*\*(?![\w*])"  # bold
+    r"|^---\n(?:\w[\w-]*:.*\n)+---$",  # front matter
+    re.MULTILINE,
+)
+
+
+class Parser(NamedTuple):
+    """`write(block, text)` is the source of a block of `parse` whose text is now `text`, with the same marks."""
+
+    parse: Callable[[str], Document]
+    write: Callable[[Block, str], str]
+
+
+PARSERS: dict[Markup, Parser] = {
+    "text": Parser(plain.parse, plain.write),
+    "html": Parser(html.parse, html.write),
+    "markdown": Parser(markdown.parse, markdown.write),
+}
+
+
+def format_of(text: str) -> Markup:
+    """What `text` seems to be, by its first characters; plain text in doubt, where tags are kept all the same."""
+    start = text[:LOOKED_AT]
+    if _MARKDOWN.search(start) and not re.match(r"\s*<(?:!doctype|html)", start, re.IGNORECASE):
+        return "markdown"  # which may hold HTML
+    return "html" if _HTML.search(start) else "text"
+
+
+def rebuild(document: Document, parser: Parser, texts: list[str]) -> str:
+    """The source with the text of each block exchanged for that of `texts`."""
+    written = [parser.write(block, text) for block, text in zip(document.blocks, texts, strict=True)]
+    return "".join(part if isinstance(part, str) else written[part] for part in document.skeleton)
