@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from engine.documents.catalogues import parse_json, write_json
 from engine.errors import BadDocument
+from engine.markup.spans import rebuild
 
 MESSAGES = """\ufeff{
   "title" : "Save \\u0026 close", "id": "save-button",
@@ -20,10 +21,7 @@ MESSAGES = """\ufeff{
 
 def rebuilt(source, change=lambda text: text, **more):
     document = parse_json(source, **more)
-    return "".join(
-        part if isinstance(part, str) else write_json(document.blocks[part], change(document.blocks[part].text))
-        for part in document.skeleton
-    )
+    return rebuild(document, write_json, [change(block.text) for block in document.blocks])
 
 
 def texts(source, **more):

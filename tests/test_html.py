@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.markup.html import parse, write
+from engine.markup.spans import rebuild
 
 FIXTURES = Path(__file__).parent / "fixtures" / "markup" / "html"
 CORPUS = Path(__file__).parents[2] / "shared" / "data" / "markup" / "html5lib-tests" / "tree-construction"
@@ -29,10 +30,7 @@ def documents(folder):
 
 def rebuilt(source, change=lambda text: text):
     document = parse(source)
-    blocks = document.blocks
-    return "".join(
-        part if isinstance(part, str) else write(blocks[part], change(blocks[part].text)) for part in document.skeleton
-    )
+    return rebuild(document, write, [change(block.text) for block in document.blocks])
 
 
 def pseudo(name):

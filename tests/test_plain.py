@@ -5,13 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.markup import plain
+from engine.markup.spans import rebuild, without_tail
 
 
-def rebuilt(document, change=None):
-    texts = [block.text if change is None else change(block.text) for block in document.blocks]
-    return "".join(
-        part if isinstance(part, str) else plain.write(document.blocks[part], texts[part]) for part in document.skeleton
-    )
+def rebuilt(document, change=lambda text: text):
+    return rebuild(document, plain.write, [change(block.text) for block in document.blocks])
 
 
 def only_block(source):
@@ -82,3 +80,9 @@ def test_much_of_anything_takes_no_time():
     for part in ("a", "a.", "<a ", "`", "{", ":a", "/a", "%", "<b>", "</b>", "(", ")", "http://(", "a@", "1"):
         source = "http://x" + part * (200_000 // len(part))
         assert rebuilt(plain.parse(source)) == source
+
+
+def test_a_url_ends_before_the_sentence_does_however_long_its_tail():
+    assert without_tail("http://a.b/(c)).).", ".") == "http://a.b/(c)"
+    assert without_tail("http://a.b" + ").," * 100_000, ".,") == "http://a.b"
+    assert len(without_tail("http://a." + "." * 200_000 + "x", ".")) == 200_010

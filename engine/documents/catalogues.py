@@ -9,6 +9,7 @@ from functools import partial
 
 from engine.errors import BadDocument
 from engine.markup import marks, plain
+from engine.markup.spans import cut
 from engine.types import Block, Document
 
 MOST_NESTED = 500  # Python's own reader gives up near 1,000
@@ -22,18 +23,15 @@ def parse_json(source: str, exclude: Collection[str] = ()) -> Document:
     ("pages.*.slug"), whose values stay. Raises `BadDocument`."""
     _check(source)
     ascii_only = source.isascii() and "\\u" in source
-    skeleton: list[str | int] = []
-    blocks: list[Block] = []
-    done = 0
+    return cut(source, _placed(source, exclude, ascii_only))
+
+
+def _placed(source: str, exclude: Collection[str], ascii_only: bool) -> Iterator[tuple[int, Block]]:
     for start, end, path in _values(source):
         if any(fnmatchcase(path, name) or path.rpartition(".")[2] == name for name in exclude):
             continue
-        block = _block(source[start + 1 : end - 1], ascii_only)
-        if block is not None:
-            skeleton += [source[done : start + 1], len(blocks)]
-            blocks.append(block)
-            done = end - 1
-    return Document((*skeleton, source[done:]), tuple(blocks))
+        if block := _block(source[start + 1 : end - 1], ascii_only):
+            yield start + 1, block
 
 
 def write_json(block: Block, text: str) -> str:

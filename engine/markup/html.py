@@ -8,17 +8,18 @@ Limit: an attribute of a tag inside a run (`a <img alt="cat"> sat`) is a part of
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from html import unescape
 from html.entities import html5
-from itertools import accumulate, count
+from itertools import accumulate
 from typing import Literal
 
 from engine.markup import marks
 from engine.markup.lexer import Attribute, Token, lex
+from engine.markup.spans import cut
 from engine.types import Block, Document
 
 TEXT, DOUBLE, SINGLE, UNQUOTED = "html text", 'html "', "html '", "html unquoted"  # forms of blocks
@@ -67,7 +68,6 @@ _READ_INPUTS = _words("submit button reset")
 _SPACE = re.compile(r"[\t\n\f\r ]+")
 _ENTITY = re.compile(r"&(?:#[^\t\n\f <&#;]{1,32};?|(?P<name>[A-Za-z][A-Za-z0-9]*+)(?P<end>[;=]?))")
 _LOOSE_END = re.compile(r"(?:</?|&[#\w]*)\Z")  # with other text after it, it could mean something else
-_ANY_MARK = re.compile(r"[<＜]\s*+/?\s*+[sS](\d{1,9})\s*+/?\s*+[>＞]")  # as generously as models' answers are read
 _UNQUOTABLE = re.compile(r"[\s\"'=<>`]|\A\Z")
 _NO_BREAK_SPACE = "&nbsp;"
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;", "\0": ""}
@@ -117,7 +117,7 @@ def parse(source: str, *, ignore_tags: AbstractSet[str] = frozenset()) -> Docume
         at = after
     for run in runs:
         found += _run_blocks(source, run)
-    return _document(source, sorted(found, key=lambda place: place[0]))
+    return cut(source, sorted(found, key=lambda place: place[0]))  # an attribute inside a run is left out
 
 
 def write(block: Block, text: str) -> str:
@@ -133,23 +133,6 @@ def write(block: Block, text: str) -> str:
 def _escaped(text: str, form: str, name_spaces: bool) -> str:
     escaped = text.translate(_ESCAPES_OF_FORM[form])
     return escaped.replace("\u00a0", _NO_BREAK_SPACE) if name_spaces else escaped
-
-
-def _document(source: str, found: Iterable[tuple[int, Block]]) -> Document:
-    skeleton: list[str | int] = []
-    blocks: list[Block] = []
-    done = 0
-    for start, block in found:
-        if start < done:
-            continue  # an attribute inside a run
-        if done < start:
-            skeleton.append(source[done:start])
-        skeleton.append(len(blocks))
-        blocks.append(block)
-        done = start + len(block.source)
-    if done < len(source):
-        skeleton.append(source[done:])
-    return Document(tuple(skeleton), tuple(blocks))
 
 
 def _says_no(source: str, token: Token) -> bool:
@@ -306,8 +289,7 @@ def _block(source: str, items: Sequence[_Item], texts: Mapping[int, str]) -> Blo
     pairs = _pairs(items)
     whole = source[items[0].start : items[-1].end]
     name_spaces = _NO_BREAK_SPACE in whole
-    taken = {int(number) for text in texts.values() for number in _ANY_MARK.findall(text)}
-    numbers = (number for number in count(1) if number not in taken)
+    numbers = marks.free_numbers("".join(texts.values()))
     number_of: dict[int, int] = {}
     pieces = []
     tags: dict[int, tuple[str, str]] = {}

@@ -14,8 +14,12 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from markdown_it.utils import EnvType
+
 from engine.languages import CJK_LETTERS
+from engine.markup import marks
 from engine.markup.markdown_spans import Content, Piece, block_types, contents, pieces, supposed
+from engine.markup.spans import cut, without_tail
 from engine.types import Block, Document
 
 _BOM = "\ufeff"
@@ -23,9 +27,8 @@ _FRONT_MATTER = re.compile(  # its first line must look like data: a rule may op
     r"---[ \t]*\r?\n(?:[ \t]*(?:#[^\n]*)?\r?\n)*[\w\"'.-][^\n:]*:(?s:.*?)\n(?:---|\.\.\.)[ \t]*(?=\r?\n|\Z)"
     r"|\+\+\+[ \t]*\r?\n(?s:.*?)\n\+\+\+[ \t]*(?=\r?\n|\Z)"
 )
-_MARK = re.compile(r"<(/?)s([1-9]\d{0,8})>")
 _URL = re.compile(r"(?<![A-Za-z0-9])(?:(?:https?|ftp)://|www\.)[!-;=?-_a-z{|}~]+")
-_URL_TAIL = re.compile(r"[]!\"'*,.:;?_}~]+$")
+_URL_TAIL = "]!\"'*,.:;?_}~"
 _HTML_TAG = re.compile(r"<(/?)([A-Za-z][\w-]*)[^>]*?(/?)>", re.DOTALL)
 _HARD_BREAK = re.compile(r"[ \t]*\\?(?:\r\n?|\n)[> \t]*")
 _LINE_BREAK = re.compile(r"\s*[\r\n]+\s*")
@@ -64,23 +67,7 @@ def parse(source: str) -> Document:
     start = front.end() if front else start
     body = source[start:]
     found, env = contents(body)
-    skeleton: list[str | int] = [source[:start]] if start else []
-    blocks: list[Block] = []
-    end = 0
-    for content in found:
-        cut = pieces(content.text, env)
-        made = _block(_parts(cut, content, body), content.form, body) if cut else None
-        if made is None or made[1] < end:
-            continue
-        block, at = made
-        if at > end:
-            skeleton.append(body[end:at])
-        skeleton.append(len(blocks))
-        blocks.append(block)
-        end = at + len(block.source)
-    if end < len(body):
-        skeleton.append(body[end:])
-    return Document(tuple(skeleton), tuple(blocks))
+    return cut(source, _placed(found, env, body, start))
 
 
 def write(block: Block, text: str) -> str:
@@ -103,13 +90,23 @@ def write(block: Block, text: str) -> str:
     return written.replace("\ufffd", block.spelling["\ufffd"]) if "\ufffd" in block.spelling else written
 
 
+def _placed(found: Sequence[Content], env: EnvType, body: str, start: int) -> Iterator[tuple[int, Block]]:
+    """The blocks with their places in the source, of which `body` begins at `start`."""
+    for content in found:
+        tiles = pieces(content.text, env)
+        made = _block(_parts(tiles, content, body), content.form, body) if tiles else None
+        if made is not None:
+            block, at = made
+            yield start + at, block
+
+
 _STEPS = [(html, apart, escaped) for html in (False, True) for apart in (False, True) for escaped in (0, 1, 2)]
 
 
-def _parts(cut: Sequence[Piece], content: Content, source: str) -> list[_Part]:
+def _parts(tiles: Sequence[Piece], content: Content, source: str) -> list[_Part]:
     """The pieces with their source; tags in pairs, bare URLs as tags, spaces for the ends of lines."""
     parts: list[_Part] = []
-    for piece in cut:
+    for piece in tiles:
         start, end = content.positions[piece.start], content.positions[piece.end]
         name, text = piece.name, piece.text
         if name == "hardbreak":  # spaces that make it one belong to it
@@ -162,9 +159,7 @@ def _cut_urls(run: Sequence[_Part]) -> Iterator[_Part]:
     source = "".join(part.source for part in run)
     spans = []
     for match in _URL.finditer(source):
-        url = _URL_TAIL.sub("", match[0])
-        while url.endswith(")") and url.count(")") > url.count("("):
-            url = _URL_TAIL.sub("", url[:-1])
+        url = without_tail(match[0], _URL_TAIL)
         if "." in url:
             spans.append((match.start(), match.start() + len(url)))
     at = 0
@@ -242,13 +237,12 @@ def _block(parts: Sequence[_Part], form: str, source: str) -> tuple[Block, int] 
     texts = [part.text for part in parts[first:last] if part.kind == "text"]
     if not any(map(str.isalpha, "".join(texts))):
         return None
-    taken = {int(match[2]) for match in _MARK.finditer("".join(texts))}
+    free = marks.free_numbers("".join(texts))
     numbers: dict[int, int] = {}
     tags: dict[int, tuple[str, str]] = {}
     spelling: dict[str, str] = {}
     shown: list[str] = []
     run, run_source = "", ""
-    number = 0
     start, end = parts[first].start, parts[last - 1].end
     for place in range(first, last):
         part = parts[place]
@@ -262,10 +256,7 @@ def _block(parts: Sequence[_Part], form: str, source: str) -> tuple[Block, int] 
         if part.kind == "close":
             shown.append(f"</s{numbers[part.partner]}>")
             continue
-        number += 1
-        while number in taken:
-            number += 1
-        numbers[place] = number
+        number = numbers[place] = next(free)
         closing = parts[part.partner] if part.kind == "open" else None
         tags[number] = (part.source, _closing(part, closing, source) if closing else "")
         shown.append(f"<s{number}>" if closing else f"<s{number}></s{number}>")
@@ -290,21 +281,17 @@ def _closing(opening: _Part, closing: _Part, source: str) -> str:
 
 def _split(block: Block, text: str, form: str, escaped: int) -> Iterator[_Part]:
     """The translation as parts: runs of text as they are to be written, and the tags of the marks."""
-    end = 0
-    marks = [match for match in _MARK.finditer(text) if int(match[2]) in block.tags]
-    known = {run for run in _MARK.split(block.text) if run}
-    for match in [*marks, None]:
-        run = _LINE_BREAK.sub(" ", text[end : match.start() if match else len(text)])
-        if run:
-            yield _Part("text", run, _spelt(run, block, known, form, escaped, end == 0, match), "text", 0, 0)
-        if match is None:
-            return
-        end = match.end()
-        opening, closing = block.tags[int(match[2])]
-        source = closing if match[1] else opening
-        if source:
-            kind = "void" if not closing else "close" if match[1] else "open"
-            yield _Part(kind, "", source, _name(source, kind), 0, 0, int(match[2]))
+    cut_text = marks.pieces(text, block.tags)
+    known = {piece for piece in marks.pieces(block.text, block.tags) if isinstance(piece, str)}
+    for place, piece in enumerate(cut_text):
+        if isinstance(piece, str):
+            run, last = _LINE_BREAK.sub(" ", piece), place == len(cut_text) - 1
+            yield _Part("text", run, _spelt(run, block, known, form, escaped, place == 0, last), "text", 0, 0)
+            continue
+        opening, closing = block.tags[piece.number]
+        if source := closing if piece.kind == "close" else opening:
+            kind = piece.kind if closing else "void"
+            yield _Part(kind, "", source, _name(source, kind), 0, 0, piece.number)
 
 
 def _name(source: str, kind: str) -> str:
@@ -315,9 +302,7 @@ def _name(source: str, kind: str) -> str:
     return "url" if _URL.match(source) else ""
 
 
-def _spelt(
-    run: str, block: Block, known: set[str], form: str, escaped: int, first: bool, following: re.Match[str] | None
-) -> str:
+def _spelt(run: str, block: Block, known: set[str], form: str, escaped: int, first: bool, last: bool) -> str:
     """How a run of text is written. One that the block has too is written as there."""
     bare = run.strip()
     start = len(run) - len(run.lstrip())
@@ -329,7 +314,7 @@ def _spelt(
         if first:
             bare = _LINE_START.sub(lambda m: f"{m[1]}\\{m[2]}" if m[2] else f"{m[1]}{m[3]}\\{m[4]}", bare, count=1)
         if form.startswith("heading"):
-            bare = re.sub(r"#+$", lambda m: "\\" + m[0], bare) if following is None else bare
+            bare = re.sub(r"#+$", lambda m: "\\" + m[0], bare) if last else bare
             bare = bare.replace("\\|", "&#124;")
         elif form.startswith("cell"):
             bare = bare.replace("\\|", "|")

@@ -8,7 +8,7 @@ would take a guess, the runs between the marks are to be translated apart, and t
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Literal
 
 from engine.types import Block
@@ -45,8 +45,18 @@ def pieces(text: str, tags: Tags) -> list[Piece]:
 
 def read(answer: str, text: str, tags: Tags) -> list[Piece]:
     """Runs and marks of what a model made of `text`: odd spellings are read, invented numbers dropped."""
-    literal = {found.group() for found in _LOOSE.finditer(text) if int(found["number"]) not in tags}
-    return list(_pieces(_LOOSE, answer, tags, literal))
+    return list(_pieces(_LOOSE, answer, tags, _literal(text, tags)))
+
+
+def free_numbers(text: str) -> Iterator[int]:
+    """1, 2, … without those of marks that `text`, to be given marks of ours, holds as text."""
+    taken = {int(found["number"]) for found in _LOOSE.finditer(text)}
+    return (number for number in count(1) if number not in taken)
+
+
+def _literal(text: str, tags: Tags) -> set[str]:
+    """What looks like a mark in `text` and is none."""
+    return {found.group() for found in _LOOSE.finditer(text) if int(found["number"]) not in tags}
 
 
 def _pieces(spelling: re.Pattern[str], text: str, tags: Tags, literal: Collection[str]) -> Iterator[Piece]:
@@ -251,9 +261,7 @@ class Restorer:
     def __init__(self, block: Block, escape: Callable[[str], str]) -> None:
         """`escape` must not look around: of two parts joined it gives the two joined."""
         self._block, self._escape = block, escape
-        self._literal = {
-            found.group() for found in _LOOSE.finditer(block.text) if int(found["number"]) not in block.tags
-        }
+        self._literal = _literal(block.text, block.tags)
         self._held = ""  # the beginning of a mark
         self._run = ""  # the beginning of a known run
         self._known = bool(block.spelling)

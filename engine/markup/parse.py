@@ -47,9 +47,3 @@ def format_of(text: str) -> Markup:
     if _MARKDOWN.search(start) and not re.match(r"\s*<(?:!doctype|html)", start, re.IGNORECASE):
         return "markdown"  # which may hold HTML
     return "html" if _HTML.search(start) else "text"
-
-
-def rebuild(document: Document, parser: Parser, texts: list[str]) -> str:
-    """The source with the text of each block exchanged for that of `texts`."""
-    written = [parser.write(block, text) for block, text in zip(document.blocks, texts, strict=True)]
-    return "".join(part if isinstance(part, str) else written[part] for part in document.skeleton)

@@ -5,9 +5,11 @@ programs: %s %1$s %(name)s {0} {name} {{x}} ${x} %{x} [[x]].
 """
 
 import re
+from collections.abc import Iterator
 
 from engine.languages import CJK_LETTERS
 from engine.markup import marks
+from engine.markup.spans import cut, without_tail
 from engine.types import Block, Document
 
 _LINE = re.compile(r"[^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
@@ -32,21 +34,14 @@ _KEPT = re.compile(
 
 
 def parse(source: str) -> Document:
-    skeleton: list[str | int] = []
-    blocks: list[Block] = []
-    done = 0
+    return cut(source, _placed(source))
+
+
+def _placed(source: str) -> Iterator[tuple[int, Block]]:
     for line in _LINE.finditer(source):
         core = _CORE.search(line.group())
-        if core is None:
-            continue
-        block = block_of(core.group())
-        if block is None:
-            continue
-        start = line.start() + core.start()
-        skeleton += [source[done:start], len(blocks)]
-        blocks.append(block)
-        done = start + len(core.group())
-    return Document((*skeleton, source[done:]), tuple(blocks))
+        if core and (block := block_of(core.group())):
+            yield line.start() + core.start(), block
 
 
 def write(block: Block, text: str) -> str:
@@ -103,6 +98,4 @@ def _pairs(kept: list[re.Match[str]]) -> dict[int, int]:
 def _end(found: re.Match[str]) -> int:
     if found["address"] is None and found["path"] is None:
         return found.end()
-    text = found.group().rstrip(_TRAILING)
-    strays = min(max(0, text.count(")") - text.count("(")), len(text) - len(text.rstrip(")")))
-    return found.start() + len(text[: len(text) - strays].rstrip(_TRAILING))
+    return found.start() + len(without_tail(found.group(), _TRAILING))
