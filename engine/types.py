@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import uuid4
 
-Format = Literal["auto", "text"]
+Format = Literal["auto", "text", "html", "markdown"]
 Family = Literal["hy-mt1.5", "hy-mt2"]  # which of Tencent's prompt templates a checkpoint was trained on
 FinishReason = Literal["stop", "length"]
 CountTokens = Callable[[str], int]  # a tokenizer, as the text layers see it
+Skeleton = tuple[str | int, ...]  # source that is copied as it is, and the places of blocks by their numbers
 
 
 def new_id() -> str:
@@ -106,13 +107,17 @@ class Block:
     form: str  # how its text is written, in the parser's words: what must be escaped, and how
     tags: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     spelling: Mapping[str, str] = field(default_factory=dict)  # a run → its source, where escaping gives another
+    nested: Mapping[int, tuple[Skeleton, Skeleton]] = field(default_factory=dict)  # tags with blocks in them: alt texts
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What every parser returns. The skeleton is copied as it is; a number in it is the place of that block."""
+    """What every parser returns. The skeleton is copied as it is; a number in it is the place of that block.
 
-    skeleton: tuple[str | int, ...]
+    A block that stands in a tag of another comes before that one, and is named in its `nested` alone.
+    """
+
+    skeleton: Skeleton
     blocks: tuple[Block, ...]
 
 

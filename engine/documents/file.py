@@ -1,0 +1,26 @@
+"""A document of any kind once it is read: what is to be translated in it, and how it is written with other texts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from engine.types import Block
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """`save(texts)` gives the file's bytes with a text for each of `blocks`, whose marks are those of the block.
+
+    It raises nothing for such texts. Texts that are those of the blocks give the bytes that were read.
+    """
+
+    blocks: tuple[Block, ...]
+    save: Callable[[Sequence[str]], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may choose of a document's reading, whatever its kind; a kind that has no such thing ignores it."""
+
+    target: str = ""  # the language translated into, for files that name it (XLIFF, HTML); "" leaves that as it is
+    exclude: tuple[str, ...] = ()  # JSON: keys ("id") or paths ("pages.*.slug") that stay
+    retranslate: bool = False  # PO, XLIFF: also what is translated already
