@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 
-from engine.languages import UNSPACED_LETTERS
+from engine.languages import ADDS_ENDINGS, UNSPACED_LETTERS
 from engine.types import Term, TermResult
 
 MAX_TERMS_PER_SEGMENT = 16  # more would outweigh the segment in its prompt
@@ -18,7 +18,6 @@ MAX_ENDING_LETTERS = 4  # that a translated term may have been inflected with: Ñ
 FOLDED_TERMS_KEPT = 16_384  # they are asked for again with every text and segment
 START_CHARACTERS = 4  # of a term: with more, a text has more starts to look up; with fewer, more terms share one
 
-_ADDS_ENDINGS = frozenset({"ko", "tr", "kk", "mn", "ug", "te", "ta", "mr", "gu", "bn"})  # to words that stay whole
 _HANGUL = re.compile(r"[\uac00-\ud7a3]")
 _UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
 
@@ -69,7 +68,7 @@ def _found(glossary: Index, text: str, lang: str) -> list[tuple[Term, int]]:
     found = []
     taken: set[int] = set()  # by longer terms
     for source in sorted(by_source, key=len, reverse=True):
-        max_ending = len(folded) if lang in _ADDS_ENDINGS or _HANGUL.match(source[-1]) else 0
+        max_ending = len(folded) if lang in ADDS_ENDINGS or _HANGUL.match(source[-1]) else 0
         starts = [
             start
             for start in _occurrences(source, folded, max_ending)

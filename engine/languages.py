@@ -61,6 +61,7 @@ _TABLE = (
     Language("yue", "Cantonese", "粤语", "粵語", spaced=False),
 )
 LANGUAGES: dict[str, Language] = {language.code: language for language in _TABLE}
+ADDS_ENDINGS = frozenset({"ko", "tr", "kk", "mn", "ug", "te", "ta", "mr", "gu", "bn"})  # to words that stay whole
 CHINESE = frozenset({"zh", "zh-Hant", "yue"})  # either side among these: HY-MT's Chinese prompt
 # for a character class: letters of scripts that do not part words with spaces, of which Han and kana come first
 CJK_LETTERS = r"\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"

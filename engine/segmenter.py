@@ -1,4 +1,5 @@
-"""Cut a text into segments that fit the token budget, and join their translations. Knows no tags, prompts or models.
+"""Cut a text into segments that fit the token budget, and join their translations. Knows no tags, prompts or models:
+what it must keep whole comes in as spans.
 
 A line is cut into sentences, a sentence that is too long into parts; neighbours on one line are put together while they
 fit. All that lies between segments is kept as their gaps, so that gaps and segments joined are the text again.
@@ -8,7 +9,8 @@ The rules would rather leave two sentences together than cut one in two: the fir
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -74,6 +76,9 @@ _ZERO_WIDTH_JOINER = "\u200d"
 _FLAG_LETTER = re.compile("[\U0001f1e6-\U0001f1ff]")
 
 
+CountSpan = Callable[[int, int], int]  # tokens of the text between two places
+
+
 class _Unit(NamedTuple):
     """A stretch of the text: a sentence, a part of one, or several."""
 
@@ -82,16 +87,45 @@ class _Unit(NamedTuple):
     tokens: int
 
 
-def segment(text: str, count_tokens: CountTokens, max_tokens: int) -> tuple[list[Segment], str]:
+class _Whole(NamedTuple):
+    """Spans that are never cut in two, in order and apart from each other."""
+
+    starts: Sequence[int]
+    ends: Sequence[int]
+
+    def around(self, cut: int) -> tuple[int, int] | None:
+        """The span that a cut here would go through."""
+        index = bisect_right(self.starts, cut) - 1
+        if index >= 0 and self.starts[index] < cut < self.ends[index]:
+            return self.starts[index], self.ends[index]
+        return None
+
+
+def segment(
+    text: str,
+    count_tokens: CountTokens,
+    max_tokens: int,
+    *,
+    shown: str | None = None,
+    whole: Sequence[tuple[int, int]] = (),
+) -> tuple[list[Segment], str]:
     """The segments of `text`, and the tail after the last: gaps, segments and tail joined are `text`.
 
-    A segment has at most `max_tokens`, unless one character has more; each has a letter, and no white space around it.
+    A segment has at most `max_tokens`, unless one character or one of the spans `whole` has more; each has a letter,
+    and no white space around it. `shown` is the text as the rules are to see it, character for character: what is no
+    word to a reader may be a quotation mark there, or the end of a line.
     Takes time in proportion to the text, of which each stretch is counted about twice.
     """
     segments: list[Segment] = []
     end = 0
-    for line in _LINE.finditer(text):
-        for unit in _line_units(text, line.start(), line.end(), count_tokens, max_tokens):
+    shown = text if shown is None else shown
+    kept = _Whole([start for start, _ in whole], [end for _, end in whole])
+
+    def count(start: int, end: int) -> int:
+        return count_tokens(text[start:end])
+
+    for line in _LINE.finditer(shown):
+        for unit in _line_units(shown, line.start(), line.end(), count, max_tokens, kept):
             segments.append(Segment(len(segments), text[unit.start : unit.end], text[end : unit.start], unit.tokens))
             end = unit.end
     return segments, text[end:]
@@ -109,17 +143,17 @@ def join_gap(gap: str, before: str, target: Language) -> str:
     return gap
 
 
-def _line_units(text: str, start: int, end: int, count_tokens: CountTokens, max_tokens: int) -> Iterator[_Unit]:
+def _line_units(text: str, start: int, end: int, count: CountSpan, max_tokens: int, whole: _Whole) -> Iterator[_Unit]:
     """What becomes a segment of one line."""
-    line = _trimmed(text, start, end, count_tokens, max_tokens)
+    line = _trimmed(text, start, end, count, max_tokens)
     if line is None:
         return
     if line.tokens <= max_tokens:
         yield line
         return
     pack: _Unit | None = None
-    for first, last in _sentences(text, line.start, line.end):
-        sentence = _counted(text, first, last, count_tokens, max_tokens)
+    for first, last in _sentences(text, line.start, line.end, whole):
+        sentence = _counted(text, first, last, count, max_tokens)
         if pack:
             gap = first - pack.end  # of white space, which has at most about a token a character
             tokens = pack.tokens + gap + sentence.tokens
@@ -129,37 +163,39 @@ def _line_units(text: str, start: int, end: int, count_tokens: CountTokens, max_
             yield pack
             pack = None
         if sentence.tokens > max_tokens:
-            yield from _parts(text, sentence, count_tokens, max_tokens)
+            yield from _parts(text, sentence, count, max_tokens, whole)
         elif _has_letter(text, first, last):
             pack = sentence
     if pack:
         yield pack
 
 
-def _trimmed(text: str, start: int, end: int, count_tokens: CountTokens, max_tokens: int) -> _Unit | None:
+def _trimmed(text: str, start: int, end: int, count: CountSpan, max_tokens: int) -> _Unit | None:
     """The stretch without white space around it, if there is a letter in it."""
     inner = _INNER.search(text, start, end)
     if inner is None or not _has_letter(text, *inner.span()):
         return None
-    return _counted(text, *inner.span(), count_tokens, max_tokens)
+    return _counted(text, *inner.span(), count, max_tokens)
 
 
 def _has_letter(text: str, start: int, end: int) -> bool:
     return any(map(str.isalpha, text[start:end]))
 
 
-def _counted(text: str, start: int, end: int, count_tokens: CountTokens, max_tokens: int) -> _Unit:
+def _counted(text: str, start: int, end: int, count: CountSpan, max_tokens: int) -> _Unit:
     """The stretch with its tokens; with a guess above `max_tokens` where it is too long at first sight."""
     if end - start > max_tokens * LONG_TOKEN_CHARACTERS:
         return _Unit(start, end, (end - start) // TYPICAL_TOKEN_CHARACTERS)
-    return _Unit(start, end, count_tokens(text[start:end]))
+    return _Unit(start, end, count(start, end))
 
 
-def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+def _sentences(text: str, start: int, end: int, whole: _Whole) -> Iterator[tuple[int, int]]:
     """Start and end of each sentence of a line, without the white space between them."""
     for match in _SENTENCE_END.finditer(text, start, end):
         cut = match.end()
         if match["spaced"] and not _is_end(text, start, match.start(), cut):
+            continue
+        if whole.around(cut):
             continue
         if text.startswith('"', cut, end) and text.count('"', start, cut) % 2:
             cut += 1  # it closes: 他说:"走吧。"
@@ -196,31 +232,39 @@ def _is_end(text: str, start: int, mark: int, after_mark: int) -> bool:
     )
 
 
-def _parts(text: str, unit: _Unit, count_tokens: CountTokens, max_tokens: int) -> Iterator[_Unit]:
+def _parts(text: str, unit: _Unit, count: CountSpan, max_tokens: int, whole: _Whole) -> Iterator[_Unit]:
     """A sentence over the budget in parts of about the same size."""
     start = unit.start
     for parts_left in range(unit.tokens // max_tokens + 1, 0, -1):
-        cut = unit.end if parts_left == 1 else _cut(text, start, unit.end, start + (unit.end - start) // parts_left)
-        part = _trimmed(text, start, cut, count_tokens, max_tokens)
+        cut = (
+            unit.end
+            if parts_left == 1
+            else _cut(text, start, unit.end, start + (unit.end - start) // parts_left, whole)
+        )
+        part = _trimmed(text, start, cut, count, max_tokens)
         if part and part.tokens > max_tokens and part[:2] != unit[:2]:
-            yield from _parts(text, part, count_tokens, max_tokens)
+            yield from _parts(text, part, count, max_tokens, whole)
         elif part:
             yield part
         start = cut
 
 
-def _cut(text: str, start: int, end: int, ideal: int) -> int:
+def _cut(text: str, start: int, end: int, ideal: int, whole: _Whole) -> int:
     """The best place near `ideal` to cut a sentence: after a clause, else a word, else a whole character."""
     reach = (ideal - start) // 2
     for pattern in (_CLAUSE_END, _SPACE):
         cuts = [match.end() for match in pattern.finditer(text, ideal - reach, min(ideal + reach, end))]
+        cuts = [cut for cut in cuts if not whole.around(cut)]
         if cuts:
             return min(cuts, key=lambda cut: abs(cut - ideal))
+    if span := whole.around(ideal):
+        return span[0] if span[0] > start else span[1]
     nearby = chain(
         range(ideal, max(start, ideal - MAX_GRAPHEME_CHARACTERS), -1),
         range(ideal + 1, min(end, ideal + MAX_GRAPHEME_CHARACTERS)),
     )
-    return next((cut for cut in nearby if _parts_characters(text, cut)), min(end, ideal + MAX_GRAPHEME_CHARACTERS))
+    cuts = [cut for cut in nearby if _parts_characters(text, cut) and not whole.around(cut)]
+    return cuts[0] if cuts else min(end, ideal + MAX_GRAPHEME_CHARACTERS)
 
 
 def _parts_characters(text: str, cut: int) -> bool:

@@ -1,38 +1,39 @@
 """The door into the engine: a request goes in, its events come out. The one file that knows all the steps between.
 
-A text is cut into segments, each is shown its context and terms, put into a prompt, run in its turn, read in reading
-order and checked. Leaving is cancelling: closing the generator of `stream` frees every slot and stops the backend.
+A text is read as its format says and cut into segments, each is shown its context and terms, put into a prompt, run in
+its turn, read in reading order and checked. Leaving is cancelling: closing the generator of `stream` frees every slot
+and stops the backend.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import islice
 from time import perf_counter
 
-from engine import glossary, prompts
+from engine.attempts import Attempts
 from engine.backends.base import Backend
-from engine.context import windows
-from engine.detect import detect
 from engine.errors import BackendError, EmptyText, InvalidRequest, SameLanguage, TextTooLong, YiwenError
+from engine.job import Job, prepare
 from engine.languages import LANGUAGES, resolve
+from engine.markup.parse import PARSERS, Markup, format_of
+from engine.markup.verify import at_fault
+from engine.output import Output
 from engine.scheduler import Scheduler
-from engine.segmenter import join_gap, segment
 from engine.types import (
+    Block,
+    DocumentEvent,
     Finished,
-    FinishReason,
-    Guess,
     ModelInfo,
-    Prompt,
     Queued,
     Segment,
     SegmentDone,
     Started,
     TermResult,
     TextDelta,
-    TokenChunk,
+    Translated,
     TranslationEvent,
     TranslationRequest,
     Warning,
@@ -40,53 +41,28 @@ from engine.types import (
 
 MAX_TOKEN_CHARACTERS = 5  # prose in any script has fewer to a token, so a longer text is refused without counting
 LANES_PER_SLOT = 2  # segments that run or wait ahead of the reader, so that no slot is idle while one is read
-ANSWER_TOKENS_PER_SOURCE_TOKEN = 2
-LONG_ANSWER_TOKENS_PER_SOURCE_TOKEN = 3  # into scripts that tokenizers cut finely
-LONG_ANSWER_LANGUAGES = frozenset({"bo", "km", "my", "ta", "te"})
-ANSWER_SLACK_TOKENS = 32  # a short segment may grow by more than its length
-CHAT_LAYOUT_TOKENS = 16  # what a checkpoint puts around a prompt; HY-MT's has up to 4
-UNDETERMINED = "und"  # BCP-47's code for the source of a text without words
-
-_TURN = TokenChunk("", tokens=0)  # opens every lane: the segment has its slot
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """A request after the work that needs no model. `tail` follows the last segment, or is the whole answer."""
-
-    segments: list[Segment]
-    tail: str
-    source: str
-    detection: tuple[Guess, ...] = ()
-    warnings: tuple[Warning, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Lane:
-    """A segment on its way: the task that runs it, and what has come of it so far; `None` is the end."""
-
-    task: asyncio.Task[None]
-    chunks: asyncio.Queue[TokenChunk | YiwenError | None]
+class _Turn:
+    """Opens every lane: the segment has its slot."""
 
 
 @dataclass(slots=True)
-class _Answer:
-    """What the model says of one segment, without the white space around it, since gaps are ours."""
+class _Lane:
+    """A segment on its way: what the model says of it, then what became of it or why it failed."""
 
-    text: str = ""
-    tokens: int = 0
-    finish: FinishReason | None = None
-    held: str = ""  # white space that belongs to the answer only if more comes
+    segment: Segment
+    said: asyncio.Queue[_Turn | str | Translated | YiwenError]
+    task: asyncio.Task[None] | None = None
+    outcome: Translated | None = None
 
-    def take(self, chunk: TokenChunk) -> str:
-        """The text that `chunk` makes certain."""
-        self.tokens += chunk.tokens
-        self.finish = chunk.finish
-        new = self.held + chunk.text if self.text else chunk.text.lstrip()
-        certain = new.rstrip()
-        self.held = new[len(certain) :]
-        self.text += certain
-        return certain
+
+@dataclass(frozen=True, slots=True)
+class _Began:
+    """The reader has come to this segment, and it has its slot."""
+
+    segment: Segment
 
 
 class Translator:
@@ -114,78 +90,108 @@ class Translator:
         raise AssertionError("a stream that ends well ends with Finished")
 
     async def stream(self, request: TranslationRequest) -> AsyncGenerator[TranslationEvent, None]:
-        """Events in reading order. The last is `Finished`, whose text is all `TextDelta` joined.
+        """Events in reading order. The last is `Finished`, whose text is that of all segments joined.
 
         Raises `RequestError` for what the caller can mend, `Overloaded` before any work when there is no room, and
         `BackendError` when a segment fails; the others are then cancelled, as they are when the reader leaves.
         """
         began_seconds = perf_counter()
+        if not request.text.strip():
+            raise EmptyText("There is no text to translate; send at least one word.")
         request = self._checked(request)
         with self._scheduler.admit(request.id):
-            # a thread, since a book takes a second to cut and count and others are being answered meanwhile
-            job = await asyncio.to_thread(self._prepare, request)
-            texts: list[str] = []
-            warnings = list(job.warnings)
-            terms: list[TermResult] = []
-            output_tokens = 0
+            markup: Markup = format_of(request.text) if request.format == "auto" else request.format
+            parser = PARSERS[markup]
+            # threads, since a book takes a second to cut and count and others are being answered meanwhile
+            document = await asyncio.to_thread(parser.parse, request.text)
+            job = await self._prepared(request, document.blocks)
+            output = Output(job, document, parser, request.target)
+            done: list[Translated] = []
+            async with aclosing(self._run(request, job)) as events:
+                async for event in events:
+                    match event:
+                        case _Began():
+                            changes = output.begin(event.segment)
+                        case TextDelta():
+                            changes = output.say(job.segments[event.segment], event.text)
+                        case Translated():
+                            changes = output.settle(event)
+                        case _:
+                            yield event
+                            continue
+                    for change in changes:
+                        yield change
+                    if isinstance(event, Translated):
+                        done.append(event)
+                        yield SegmentDone(event.segment.index, output.source_of(event), event.terms, event.warnings)
+            for change in output.finish():
+                yield change
+            kept = await asyncio.to_thread(at_fault, markup, document, parser.write, output.texts)
+            if kept:
+                for change in output.keep(kept):
+                    yield change
+        yield self._finished(job, done, began_seconds, _kept(kept or [], job.segments), text=output.text)
 
-            started = Started(len(job.segments), job.source, job.detection)
-            if not job.segments:
-                yield started
-            upcoming = iter(job.segments)
-            lanes: deque[_Lane] = deque()
-            try:
-                for index, part in enumerate(job.segments):
-                    room = LANES_PER_SLOT * self._scheduler.slots - len(lanes)
-                    lanes.extend(self._open(request, job.source, ahead) for ahead in islice(upcoming, room))
-                    if index == 0 and (before := self._scheduler.ahead(request.id)):
-                        yield Queued(before)
-                    answer = _Answer()
-                    while (chunk := await lanes[0].chunks.get()) is not None:
-                        if isinstance(chunk, YiwenError):
-                            raise chunk
-                        if chunk is _TURN:
-                            if index == 0:
-                                yield started
-                            text = self._gap(request, job, index)
-                        else:
-                            text = answer.take(chunk)
-                        if text:
-                            texts.append(text)
-                            yield TextDelta(index, text)
-                    lanes.popleft()
-                    if not answer.text:
-                        texts.append(part.text)
-                        yield TextDelta(index, part.text)
-                    done = _judge(part, answer, job.source)
-                    output_tokens += answer.tokens
-                    warnings.extend(done.warnings)
-                    terms.extend(done.terms)
-                    yield done
-            finally:
-                for lane in lanes:
-                    lane.task.cancel()
-                await asyncio.gather(*(lane.task for lane in lanes), return_exceptions=True)
-            if job.tail:
-                texts.append(job.tail)
-                yield TextDelta(max(len(job.segments) - 1, 0), job.tail)
-        yield Finished(
-            text="".join(texts),
-            source=job.source,
-            segments=len(job.segments),
-            input_tokens=sum(part.tokens for part in job.segments),
-            output_tokens=output_tokens,
-            seconds=perf_counter() - began_seconds,
-            model=self.info.name,
-            detection=job.detection,
-            terms=_summed(terms),
-            warnings=tuple(warnings),
-        )
+    async def stream_blocks(
+        self, request: TranslationRequest, blocks: Sequence[Block], known: Mapping[str, Translated] | None = None
+    ) -> AsyncGenerator[DocumentEvent, None]:
+        """The blocks of a document, whose text the request does not hold. The last event is `Finished`, with `texts`.
+
+        `known` are segments that need no model any more, and what became of them. Raises what `stream` raises.
+        """
+        began_seconds = perf_counter()
+        request = self._checked(request)
+        with self._scheduler.admit(request.id):
+            job = await self._prepared(request, tuple(blocks))
+            done: list[Translated] = []
+            async with aclosing(self._run(request, job, known or {})) as events:
+                async for event in events:
+                    if isinstance(event, Translated):
+                        done.append(event)
+                    if not isinstance(event, _Began | TextDelta):
+                        yield event
+        texts = job.texts([each.text for each in done], LANGUAGES[request.target])
+        yield self._finished(job, done, began_seconds, texts=tuple(texts))
+
+    async def _prepared(self, request: TranslationRequest, blocks: tuple[Block, ...]) -> Job:
+        count = self._backend.count_tokens
+        return await asyncio.to_thread(prepare, request, blocks, self.info, count, self._max_text_tokens)
+
+    async def _run(
+        self, request: TranslationRequest, job: Job, known: Mapping[str, Translated] | None = None
+    ) -> AsyncGenerator[Queued | Started | _Began | TextDelta | Translated, None]:
+        """All segments in reading order, each as it is said and then as what became of it."""
+        started = Started(len(job.segments), job.source, job.detection)
+        if not job.segments:
+            yield started
+        upcoming = iter(job.segments)
+        lanes: deque[_Lane] = deque()
+        try:
+            for index, part in enumerate(job.segments):
+                room = LANES_PER_SLOT * self._scheduler.slots - len(lanes)
+                lanes.extend(self._open(request, job.source, ahead, known or {}) for ahead in islice(upcoming, room))
+                if index == 0 and (before := self._scheduler.ahead(request.id)):
+                    yield Queued(before)
+                lane = lanes[0]
+                while not isinstance(said := await lane.said.get(), Translated):
+                    if isinstance(said, YiwenError):
+                        raise said
+                    if isinstance(said, _Turn):
+                        if index == 0:
+                            yield started
+                        yield _Began(part)
+                    elif lane.outcome is None or not lane.outcome.changed:  # else it is known to be wrong already
+                        yield TextDelta(index, said)
+                yield said
+                lanes.popleft()
+        finally:
+            tasks = [lane.task for lane in lanes if lane.task]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _checked(self, request: TranslationRequest) -> TranslationRequest:
         """The request with our own language codes. All that can be refused without looking at the words is."""
-        if not request.text.strip():
-            raise EmptyText("There is no text to translate; send at least one word.")
         most = self._max_text_tokens * MAX_TOKEN_CHARACTERS
         if len(request.text) > most:
             raise TextTooLong(
@@ -209,114 +215,65 @@ class Translator:
             )
         return replace(request, source=source, target=target)
 
-    def _prepare(self, request: TranslationRequest) -> _Job:
-        segments, tail = segment(request.text, self._backend.count_tokens, self.info.segment_tokens)
-        if not segments:
-            return _Job([], tail, request.source or UNDETERMINED)
-        size = sum(part.tokens for part in segments)
-        if size > self._max_text_tokens:
-            raise TextTooLong(
-                f"The text has {size:,} tokens; one request takes {self._max_text_tokens:,}. Send it in parts."
-            )
-        detection = () if request.source else detect(request.text, self.info.languages)
-        source = request.source or detection[0].lang
-        if source == request.target:
-            message = (
-                f"The text seems to be {LANGUAGES[source].english} already, so it was left as it is; "
-                "if it is not, choose its language yourself."
-            )
-            return _Job([], request.text, source, detection, (Warning("same_language", message),))
-        shown = windows(
-            [part.gap + part.text for part in segments],
-            request.context,
-            request.context_mode,
-            self._backend.count_tokens,
-        )
-        terms = glossary.index(request.glossary)
-        segments = [
-            replace(part, context=seen, terms=glossary.terms_in(terms, part.text, source))
-            for part, seen in zip(segments, shown, strict=True)
-        ]
-        return _Job(segments, tail, source, detection, self._doubts(source, request.target))
-
-    def _doubts(self, source: str, target: str) -> tuple[Warning, ...]:
-        hub = self.info.hub
-        if hub is None or hub in (source, target):
-            return ()
-        between, first, second = (LANGUAGES[code].english for code in (hub, source, target))
-        message = (
-            f"{self.info.name} has learnt {between} with each of its languages, but not {first} with {second}, so this "
-            f"is a guess; translate into {between} first, and that into {second}."
-        )
-        return (Warning("unlearnt_pair", message),)
-
-    def _gap(self, request: TranslationRequest, job: _Job, index: int) -> str:
-        before = job.segments[index - 1].text if index else ""
-        return join_gap(job.segments[index].gap, before, LANGUAGES[request.target])
-
-    def _open(self, request: TranslationRequest, source: str, part: Segment) -> _Lane:
-        chunks: asyncio.Queue[TokenChunk | YiwenError | None] = asyncio.Queue()
-        return _Lane(asyncio.create_task(self._run(request, source, part, chunks)), chunks)
-
-    async def _run(
-        self,
-        request: TranslationRequest,
-        source: str,
-        part: Segment,
-        chunks: asyncio.Queue[TokenChunk | YiwenError | None],
-    ) -> None:
-        try:
-            prompt = self._prompt(request, source, part)
-            async with self._scheduler.slot(request.id):
-                chunks.put_nowait(_TURN)
-                async with aclosing(self._backend.stream(prompt)) as answer:
-                    async for chunk in answer:
-                        chunks.put_nowait(chunk)
-            chunks.put_nowait(None)
-        except YiwenError as error:
-            chunks.put_nowait(error)
-        except Exception as error:  # the end of a task: without this the reader would wait for ever
-            failure = BackendError(f"Segment {part.index + 1} could not be translated ({error!r}); try again.")
-            failure.__cause__ = error
-            chunks.put_nowait(failure)
-
-    def _prompt(self, request: TranslationRequest, source: str, part: Segment) -> Prompt:
-        """Terms come before context: a term is an order, context a hint, and no template takes both."""
-        family, target = self.info.family, request.target
-        if part.terms:
-            text = prompts.with_terms(family, target, part.terms, part.text)
-        elif part.context:
-            text = prompts.with_context(family, target, part.context, part.text)
+    def _open(self, request: TranslationRequest, source: str, part: Segment, known: Mapping[str, Translated]) -> _Lane:
+        lane = _Lane(part, asyncio.Queue())
+        if part.text in known:
+            before = known[part.text]
+            warnings = tuple(replace(warning, segment=part.index) for warning in before.warnings)
+            lane.said.put_nowait(_Turn())
+            lane.said.put_nowait(replace(before, segment=part, warnings=warnings))
         else:
-            text = prompts.plain(family, source, target, part.text)
-        growth = (
-            LONG_ANSWER_TOKENS_PER_SOURCE_TOKEN if target in LONG_ANSWER_LANGUAGES else ANSWER_TOKENS_PER_SOURCE_TOKEN
+            lane.task = asyncio.create_task(self._attempt(request, source, lane))
+        return lane
+
+    async def _attempt(self, request: TranslationRequest, source: str, lane: _Lane) -> None:
+        attempts = Attempts(self._backend, request, source, lane.segment)
+        try:
+            async with self._scheduler.slot(request.id):
+                lane.said.put_nowait(_Turn())
+                async with aclosing(attempts.run()) as answer:
+                    async for said in answer:
+                        lane.outcome = said if isinstance(said, Translated) else None
+                        lane.said.put_nowait(said)
+        except YiwenError as error:
+            lane.said.put_nowait(error)
+        except Exception as error:  # the end of a task: without this the reader would wait for ever
+            failure = BackendError(f"Segment {lane.segment.index + 1} could not be translated ({error!r}); try again.")
+            failure.__cause__ = error
+            lane.said.put_nowait(failure)
+
+    def _finished(
+        self,
+        job: Job,
+        done: Sequence[Translated],
+        began_seconds: float,
+        warnings: Iterable[Warning] = (),
+        text: str = "",
+        texts: tuple[str, ...] = (),
+    ) -> Finished:
+        return Finished(
+            text=text,
+            texts=texts,
+            source=job.source,
+            segments=len(job.segments),
+            input_tokens=sum(part.tokens for part in job.segments),
+            output_tokens=sum(each.tokens for each in done),
+            seconds=perf_counter() - began_seconds,
+            model=self.info.name,
+            detection=job.detection,
+            terms=_summed(result for each in done for result in each.terms),
+            warnings=(*job.warnings, *(warning for each in done for warning in each.warnings), *warnings),
         )
-        room = self.info.max_context_tokens - self._backend.count_tokens(text) - CHAT_LAYOUT_TOKENS
-        # without room it is 1, and the backend says how long its prompt may be
-        return Prompt(text, part.text, max(1, min(growth * part.tokens + ANSWER_SLACK_TOKENS, room)), request.sampling)
 
 
-def _judge(part: Segment, answer: _Answer, source: str) -> SegmentDone:
-    """What there is to say of a finished segment: terms missed, an answer cut short or missing."""
-    terms = glossary.check(part.terms, part.text, answer.text, source)
-    where = f"segment {part.index + 1}"
-    warnings = [
-        Warning(
-            "term_missed",
-            f"In {where}, “{term.source}” should have become “{term.target}” {term.count}×, and did {term.applied}×.",
-            part.index,
+def _kept(blocks: Iterable[int], segments: Sequence[Segment]) -> Iterator[Warning]:
+    first = {part.block: part.index for part in reversed(segments)}
+    for block in blocks:
+        message = (
+            f"The translation of segment {first[block] + 1} would have broken the document's structure, so its source "
+            "text was kept."
         )
-        for term in terms
-        if term.applied < term.count
-    ]
-    if answer.finish == "length":
-        message = f"The answer for {where} reached its limit of {answer.tokens} tokens, so its end may be missing."
-        warnings.append(Warning("truncated", message, part.index))
-    if not answer.text:
-        message = f"The model said nothing for {where}, so its source text was kept."
-        warnings.append(Warning("empty", message, part.index))
-    return SegmentDone(part.index, answer.text or part.text, terms, tuple(warnings))
+        yield Warning("source_kept", message, first[block])
 
 
 def _summed(results: Iterable[TermResult]) -> tuple[TermResult, ...]:

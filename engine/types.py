@@ -1,6 +1,7 @@
 """The values that travel between layers. They hold data and do nothing.
 
-Down: `TranslationRequest` → `Document`, `Block` → `Segment` → `Prompt`. Up: `TokenChunk` → `TextDelta` → `Finished`.
+Down: `TranslationRequest` → `Document`, `Block` → `Segment` → `Prompt`.
+Up: `TokenChunk` → `Translated` → `TextDelta` → `Finished`.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,6 +44,7 @@ class ModelInfo:
     segment_tokens: int  # the longest segment it translates well, in its own tokens
     licence: str = ""
     hub: str | None = None  # the language on one side of every pair it learnt; None where it learnt all pairs
+    marks: bool = True  # whether it has learnt to carry marks such as <s1> over; else runs are translated apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +125,14 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What one prompt translates. `gap` is the source text between the segment before and this one."""
+    """What one prompt translates. `gap` is the text of its block between the segment before and this one."""
 
     index: int
     text: str
     gap: str = ""
     tokens: int = 0  # of `text` alone
+    block: int = 0
+    tags: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # those of the block whose marks `text` holds
     context: str = ""
     terms: tuple[Term, ...] = ()
 
@@ -153,6 +157,18 @@ class TokenChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Translated:
+    """What became of a segment. The marks of `text` are those of the segment's."""
+
+    segment: Segment
+    text: str
+    tokens: int = 0  # of all answers that were asked for
+    terms: tuple[TermResult, ...] = ()
+    warnings: tuple[Warning, ...] = ()
+    changed: bool = False  # whether it is not what the model said first, as it was passed on
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The request runs; `detection` is empty when the caller named the source."""
 
@@ -170,7 +186,15 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Append this, nothing else to do: all deltas joined are the translation."""
+    """Append this to what there is of its segment: the texts of all segments joined are the translation."""
+
+    segment: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextReplaced:
+    """A check has found better: all that came of this segment so far is to be this text."""
 
     segment: int
     text: str
@@ -186,6 +210,8 @@ class SegmentDone:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
+    """`text` is the translation; of a document that came as blocks it is empty, and `texts` has one for each block."""
+
     text: str
     source: str
     segments: int
@@ -196,6 +222,8 @@ class Finished:
     detection: tuple[Guess, ...] = ()
     terms: tuple[TermResult, ...] = ()
     warnings: tuple[Warning, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
-TranslationEvent = Queued | Started | TextDelta | SegmentDone | Finished
+TranslationEvent = Queued | Started | TextDelta | TextReplaced | SegmentDone | Finished
+DocumentEvent = Queued | Started | Translated | Finished

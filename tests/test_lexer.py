@@ -2,21 +2,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.markup.lexer import lex
+from engine.markup.lexer import attributes, lex
 
 SOUP = ["<", ">", "</", "<!--", "-->", "--!>", "<a ", "<b>", "</b>", "<title>", "<script>", "</script>", "<svg>"]
 SOUP += ["<![CDATA[", "]]>", '="', "='", "=", "/", "\0", "\r\n", " ", "x", "é", "&amp;", "<?", "</ x", "<plaintext>"]
 
 
 def kinds(source):
-    return [(token.kind, token.source) for token in lex(source)]
+    return [(token.kind, source[token.start : token.end]) for token in lex(source)]
 
 
 @given(st.lists(st.sampled_from(SOUP)).map("".join))
 def test_tokens_tile_tag_soup(source):
     tokens = list(lex(source))
-    assert "".join(token.source for token in tokens) == source
-    assert [token.start for token in tokens[1:]] == [token.end for token in tokens[:-1]]
+    assert [0, *(token.end for token in tokens)] == [*(token.start for token in tokens), len(source)]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def test_odd_markup_is_cut_as_browsers_do(source, expected):
 def test_attributes_have_the_spans_of_name_and_value():
     source = "<A x=\"1\" Y = '2' z=3/ w/>"
     (token,) = lex(source)
-    values = [(one.name, source[one.start : one.end], one.quote) for one in token.attributes]
+    values = [(one.name, source[one.start : one.end], one.quote) for one in attributes(source, token)]
     assert values == [("x", "1", '"'), ("y", "2", "'"), ("z", "3/", ""), ("w", "", "")]
     assert (token.tag, token.self_closing) == ("a", True)
 
@@ -69,4 +68,4 @@ def test_attributes_have_the_spans_of_name_and_value():
     ids=lambda source: source[:8],
 )
 def test_hostile_input_takes_no_quadratic_time(source):
-    assert "".join(token.source for token in lex(source)) == source
+    assert sum(token.end - token.start for token in lex(source)) == len(source)

@@ -67,6 +67,16 @@ def test_a_text_is_answered_with_everything_known_about_it(url: str) -> None:
     }
 
 
+PAGE = "<ul>\n <li>One <b>river</b> is wide.<li title='an oar'>Two &amp; <code>x</code></ul>\n"
+
+
+@pytest.mark.parametrize("format", ["html", "auto", "text"])
+def test_markup_comes_back_as_it_was(url: str, format: str) -> None:
+    answer = translate(url, text=PAGE, source_lang="en", format=format)
+    assert answer["translation"] == PAGE
+    assert answer["usage"]["segments"] > 0
+
+
 @pytest.mark.parametrize("source", [{}, {"source_lang": "auto"}, {"source_lang": None}, {"source_lang": ""}])
 def test_a_source_that_is_not_named_is_detected(url: str, source: dict[str, str]) -> None:
     answer = translate(url, text=TEXT, **source)
@@ -163,8 +173,12 @@ BAD_REQUESTS: list[tuple[dict[str, Any], int, str, str]] = [
         "none with more than 256 characters",
     ),
     ({"data": {f"x{number}": "a" for number in range(1_001)}}, 422, "invalid_request", "1,000 fields"),
-    ({"json": {"text": TEXT, "target_lang": "fr", "format": "html"}}, 422, "invalid_request", "send the format text"),
-    ({"json": {"text": TEXT, "target_lang": "fr", "format": "pdf"}}, 422, "invalid_request", "format must be text"),
+    (
+        {"json": {"text": TEXT, "target_lang": "fr", "format": "pdf"}},
+        422,
+        "invalid_request",
+        "format must be text, html, markdown, or auto",
+    ),
     (
         {"json": {"text": TEXT, "target_lang": "fr", "sampling": 1}},
         422,

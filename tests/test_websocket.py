@@ -1,5 +1,6 @@
 """`/ws/translate`: many runs on one socket, over a real socket."""
 
+import asyncio
 import json
 import statistics
 import time
@@ -30,6 +31,16 @@ class Gushes(EchoBackend):
     async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
         for _ in range(25):
             yield TokenChunk("x" * 20_000)
+        yield TokenChunk("", 0, "stop")
+
+
+class Forgets(EchoBackend):
+    """Loses every mark unless asked at temperature 0."""
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
+        again = prompt.sampling.temperature == 0
+        await asyncio.sleep(0.2 * again)  # or the second answer would be there before the first is read
+        yield TokenChunk(prompt.source if again else "Oh")
         yield TokenChunk("", 0, "stop")
 
 
@@ -255,3 +266,11 @@ def test_runs_wait_for_a_slow_reader_and_fill_no_memory(serve: Serve) -> None:
         assert httpx.get(f"{url}/system").json()["traffic"]["running"] > MAX_RUNS // 2
         done = [client.take_until("done")[-1] for _ in range(MAX_RUNS)]
         assert {len(message["translation"]) for message in done} == {500_000}
+
+
+def test_a_segment_whose_tags_were_lost_is_replaced(serve: Serve) -> None:
+    for client in open_client(serve(Forgets())):
+        client.start("r1", "<p>The <b>river</b>.</p>", format="html")
+        messages = client.take_until("done")
+        assert {"type": "replace", "id": "r1", "segment": 0, "text": "<p>The <b>river</b>."} in messages
+        assert messages[-1]["translation"] == "<p>The <b>river</b>.</p>"

@@ -1,25 +1,26 @@
 """HTML → what is to be translated in it, and back. Edits spans of the source, and never writes a tag anew.
 
-A block is a run of text and inline elements between block-level tags, a title, or an attribute that is read. It knows
-nothing of languages, and of rendering only which elements are inline by the standard.
+A block is a run of text and inline elements between block-level tags, a title, or an attribute that is read; one of a
+tag inside a run (`a <img alt="cat"> sat`) is nested in the run's block. It knows nothing of languages, and of rendering
+only which elements are inline by the standard.
 
-Limit: an attribute of a tag inside a run (`a <img alt="cat"> sat`) is a part of the run's mark, and stays as it is.
+Declared changes to a block that is translated: a line break and the blanks around it are one space; of entities, only
+`&amp; &lt; &gt; &nbsp;` and quotes are written as such; a value without quotes gets them where it needs them.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from functools import partial
 from html import unescape
 from html.entities import html5
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from engine.markup import marks
-from engine.markup.lexer import Attribute, Token, lex
-from engine.markup.spans import cut
+from engine.markup.lexer import Attribute, Token, attributes, lex
+from engine.markup.spans import Found, TagPlace, cut, partners
 from engine.types import Block, Document
 
 TEXT, DOUBLE, SINGLE, UNQUOTED = "html text", 'html "', "html '", "html unquoted"  # forms of blocks
@@ -64,21 +65,24 @@ _HOLDS_SUCH = _words("ul ol menu dir dl table select button object")  # such ele
 _READ_ATTRIBUTES = _words("title alt placeholder aria-label aria-description label summary")
 _READ_META = _words("description og:title og:description og:site_name twitter:title twitter:description")
 _READ_INPUTS = _words("submit button reset")
+_MATTERS = re.compile(  # a tag that has none of these says nothing to a reader, and nothing of translation
+    r"title|alt|placeholder|aria-|label|summary|content|value|translate", re.IGNORECASE
+)
 
-_SPACE = re.compile(r"[\t\n\f\r ]+")
+_SPACE = re.compile(r"[\t\n\f\r ]*[\n\r][\t\n\f\r ]*")
 _ENTITY = re.compile(r"&(?:#[^\t\n\f <&#;]{1,32};?|(?P<name>[A-Za-z][A-Za-z0-9]*+)(?P<end>[;=]?))")
 _LOOSE_END = re.compile(r"(?:</?|&[#\w]*)\Z")  # with other text after it, it could mean something else
 _UNQUOTABLE = re.compile(r"[\s\"'=<>`]|\A\Z")
 _NO_BREAK_SPACE = "&nbsp;"
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;", "\0": ""}
+_TO_ESCAPE = re.compile("[&<>\r\0\"']")
 _ESCAPES_OF_FORM = {
     form: str.maketrans(_ESCAPES | quote)
     for form, quote in ((TEXT, {}), (DOUBLE, {'"': "&quot;"}), (SINGLE, {"'": "&#39;"}), (UNQUOTED, {'"': "&quot;"}))
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     """A part of a run. An open or close that has no partner there stands alone, like a void."""
 
     kind: Literal["text", "open", "close", "void"]
@@ -91,75 +95,125 @@ class _Item:
 
 def parse(source: str, *, ignore_tags: AbstractSet[str] = frozenset()) -> Document:
     """The blocks in `source`; elements of `ignore_tags` are left as they are."""
-    tokens = list(lex(source))
-    runs: list[list[_Item]] = [[]]
-    found: list[tuple[int, Block]] = []  # with their places
+    return cut(source, find(source, ignore_tags=ignore_tags))
+
+
+def find(
+    source: str, *, ignore_tags: AbstractSet[str] = frozenset(), kept: re.Pattern[str] | None = None
+) -> list[Found]:
+    """The blocks of `parse`, in no order. What `kept` matches in a text stays as it is, a word among the others."""
+    tokens = lex(source)
+    found: list[Found] = []
+    run: list[_Item] = []
     opened: Counter[str] = Counter()
-    at = 0
-    while at < len(tokens):
-        token, after = tokens[at], at + 1
-        kept = token.kind == "start" and (token.tag in ignore_tags or _says_no(source, token))
-        if token.kind == "start":
-            if not kept:
-                found += _attribute_blocks(source, token)
-            if token.tag not in _VOID and (kept or token.tag in _SKIPPED):
-                after = _element_end(tokens, at, opened)
-            elif token.tag not in _VOID:
-                opened[token.tag] += 1
-        elif token.kind == "end" and opened[token.tag]:
-            opened[token.tag] -= 1
-        elif token.kind == "rcdata" and token.tag == "title":
-            found += _run_blocks(source, [_text(source, token.start, token.end)])
-        if _is_inline(token):
-            runs[-1].append(_item(source, token, tokens[after - 1].end, kept))
-        elif runs[-1]:
-            runs.append([])
-        at = after
-    for run in runs:
-        found += _run_blocks(source, run)
-    return cut(source, sorted(found, key=lambda place: place[0]))  # an attribute inside a run is left out
+    again: Token | None = None
+    while token := again or next(tokens, None):
+        again = None
+        kind, start, end, tag, _ = token
+        if kind == "text":
+            run += _texts(source, start, end, kept)
+            continue
+        inline = tag in _INLINE or "-" in tag or kind in ("comment", "cdata") or source.startswith("</>", start)
+        if not inline and run:
+            found += _run_blocks(source, run)
+            run = []
+        if kind == "start":
+            read = _attributes(source, token)
+            opaque = tag in ignore_tags or _says_no(source, read)
+            if read and not opaque:
+                found += _attribute_blocks(source, tag, read, kept)
+            if tag in _VOID:
+                run += [_Item("void", start, end, shown=opaque)] if inline else ()
+            elif opaque or tag in _SKIPPED:
+                end, again = _element_end(token, tokens, opened)
+                run += [_Item("void", start, end, shown=opaque or tag in _CODE)] if inline else ()
+            else:
+                opened[tag] += 1
+                run += [_Item("open", start, end, tag)] if inline else ()
+        elif kind == "end":
+            opened[tag] -= opened[tag] > 0
+            run += [_Item("close", start, end, tag)] if inline else ()
+        elif inline:
+            run.append(_Item("void", start, end))
+        elif kind == "rcdata" and tag == "title":
+            found += _run_blocks(source, [*_texts(source, start, end, kept)])
+    return [*found, *_run_blocks(source, run)]
 
 
 def write(block: Block, text: str) -> str:
     """The source of a `block` of this parser once its text is `text`, whose marks are those of the block."""
     if text == block.text:
         return block.source
-    written = marks.restore(
-        block, text, partial(_escaped, form=block.form, name_spaces=_NO_BREAK_SPACE in block.source)
-    )
+    written = marks.restore(block, text, escape(block))
     return f'"{written}"' if block.form == UNQUOTED and _UNQUOTABLE.search(written) else written
 
 
+def escape(block: Block) -> Callable[[str], str]:
+    """How the runs of the block are written, whatever stands around them."""
+    return partial(_escaped, form=block.form, name_spaces=_NO_BREAK_SPACE in block.source)
+
+
 def _escaped(text: str, form: str, name_spaces: bool) -> str:
-    escaped = text.translate(_ESCAPES_OF_FORM[form])
+    escaped = text.translate(_ESCAPES_OF_FORM[form]) if _TO_ESCAPE.search(text) else text
     return escaped.replace("\u00a0", _NO_BREAK_SPACE) if name_spaces else escaped
 
 
-def _says_no(source: str, token: Token) -> bool:
-    for attribute in token.attributes:
-        value = source[attribute.start : attribute.end].lower()
-        if (attribute.name == "translate" and value == "no") or (
-            attribute.name == "class" and "notranslate" in value.split()
-        ):
-            return True
-    return False
+def _attributes(source: str, token: Token) -> dict[str, Attribute]:
+    """The first of each name; none where there is none that matters."""
+    if not _MATTERS.search(source, token.start + 1 + len(token.tag), token.end):
+        return {}
+    found: dict[str, Attribute] = {}
+    for attribute in attributes(source, token):
+        found.setdefault(attribute.name, attribute)
+    return found
 
 
-def _element_end(tokens: Sequence[Token], at: int, opened: Mapping[str, int]) -> int:
-    """The index after the element that starts at `at`, where `opened` counts the elements around it."""
-    element = tokens[at].tag
+def _says_no(source: str, read: Mapping[str, Attribute]) -> bool:
+    if "translate" in read and _value(source, read["translate"]).lower() == "no":
+        return True
+    return "class" in read and "notranslate" in _value(source, read["class"]).lower().split()
+
+
+def _value(source: str, attribute: Attribute) -> str:
+    """What a reader reads in an attribute."""
+    text = _SPACE.sub(_one_space, source[attribute.start : attribute.end]).replace("\0", "")
+    return _ENTITY.sub(_attribute_entity, text) if "&" in text else text
+
+
+def _attribute_blocks(
+    source: str, tag: str, read: Mapping[str, Attribute], kept: re.Pattern[str] | None
+) -> Iterator[Found]:
+    names = [name for name in read if name in _READ_ATTRIBUTES]
+    if tag == "meta" and any(
+        _value(source, read[name]).strip().lower() in _READ_META for name in ("name", "property") if name in read
+    ):
+        names.append("content")
+    if tag == "input" and "type" in read and _value(source, read["type"]).strip().lower() in _READ_INPUTS:
+        names.append("value")
+    for attribute in [read[name] for name in names if name in read]:
+        value = _value(source, attribute)
+        if any(map(str.isalpha, value)) and not (kept and kept.search(value)):
+            written = source[attribute.start : attribute.end]
+            yield Found(attribute.start, Block(value, written, _FORMS[attribute.quote]))
+
+
+def _element_end(first: Token, following: Iterator[Token], opened: Mapping[str, int]) -> tuple[int, Token | None]:
+    """Where the element ends that `first` starts, and the token that ended it without being of it, if one did.
+
+    `opened` counts the elements around it."""
+    element = first.tag
     foreign = element in ("svg", "math")
-    if foreign and tokens[at].self_closing:
-        return at + 1
+    if foreign and first.self_closing:
+        return first.end, None
     inside = [element]
     number = Counter(inside)
     holders = 0
-    for index in range(at + 1, len(tokens)):
-        token = tokens[index]
+    end = first.end
+    for token in following:
         tag = token.tag
         if token.kind == "start" and tag not in _VOID:
             if not holders and tag in _ENDED_BY.get(element, ()):
-                return index
+                return end, token
             if not (foreign and token.self_closing):
                 inside.append(tag)
                 number[tag] += 1
@@ -172,27 +226,21 @@ def _element_end(tokens: Sequence[Token], at: int, opened: Mapping[str, int]) ->
                 if last == tag:
                     break
             if not inside:
-                return index + 1
+                return token.end, None
         elif token.kind == "end" and opened.get(tag):
-            return index
-    return len(tokens)
+            return end, token
+        end = token.end
+    return end, None
 
 
-def _is_inline(token: Token) -> bool:
-    if token.kind in ("start", "end"):
-        return token.tag in _INLINE or "-" in token.tag
-    return token.kind in ("text", "comment", "cdata") or token.source == "</>"
-
-
-def _item(source: str, token: Token, end: int, kept: bool) -> _Item:
-    if token.kind == "text":
-        return _text(source, token.start, token.end)
-    if token.kind == "end":
-        return _Item("close", token.start, end, token.tag)
-    if token.kind == "start" and not (kept or token.tag in _VOID | _SKIPPED):
-        return _Item("open", token.start, end, token.tag)
-    shown = token.kind == "start" and (kept or token.tag in _CODE)
-    return _Item("void", token.start, end, shown=shown)
+def _texts(source: str, start: int, end: int, kept: re.Pattern[str] | None) -> Iterator[_Item]:
+    for match in kept.finditer(source, start, end) if kept else ():
+        if start < match.start():
+            yield _text(source, start, match.start())
+        yield _Item("void", *match.span(), shown=True)
+        start = match.end()
+    if start < end:
+        yield _text(source, start, end)
 
 
 def _text(source: str, start: int, end: int) -> _Item:
@@ -219,11 +267,26 @@ def _inner(source: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _run_blocks(source: str, run: Sequence[_Item]) -> Iterator[tuple[int, Block]]:
-    """The block of a run, with its place, if there is a letter in it."""
-    if not any(item.worded for item in run):
+def _run_blocks(source: str, run: Sequence[_Item]) -> Iterator[Found]:
+    """The block of a run, if there is a letter in it."""
+    words = [item for item in run if item.shown]
+    if not any(item.worded for item in words):
         return
-    items = _merged(run)
+    inner = words if len(words) == 1 else _unwrapped(_merged(run))
+    for index in {0, len(inner) - 1}:
+        if inner[index].kind == "text":
+            start, end = inner[index].start, inner[index].end
+            inner_start, inner_end = _inner(source, start, end)
+            start = inner_start if index == 0 else start
+            end = inner_end if index == len(inner) - 1 else end
+            inner[index] = _Item("text", start, end)
+    texts = {index: _decoded(source[item.start : item.end]) for index, item in enumerate(inner) if item.kind == "text"}
+    if any(map(str.isalpha, "".join(texts.values()))):
+        yield _found(source, inner, texts)
+
+
+def _unwrapped(items: list[_Item]) -> list[_Item]:
+    """Without the pairs around all of it, and without what shows no reader anything where it begins and ends."""
     pairs = _pairs(items)
     first, last = 0, len(items) - 1
     while first <= last:
@@ -235,36 +298,13 @@ def _run_blocks(source: str, run: Sequence[_Item]) -> Iterator[tuple[int, Block]
             first, last = first + 1, last - 1
         else:
             break
-    inner = items[first : last + 1]
-    for index in {0, len(inner) - 1} if inner else ():
-        if inner[index].kind == "text":
-            start, end = inner[index].start, inner[index].end
-            inner_start, inner_end = _inner(source, start, end)
-            start = inner_start if index == 0 else start
-            end = inner_end if index == len(inner) - 1 else end
-            inner[index] = _Item("text", start, end)
-    texts = {index: _decoded(source[item.start : item.end]) for index, item in enumerate(inner) if item.kind == "text"}
-    if any(map(str.isalpha, "".join(texts.values()))):
-        yield inner[0].start, _block(source, inner, texts)
+    return items[first : last + 1]
 
 
-def _pairs(items: Sequence[_Item]) -> dict[int, int]:
-    """Which item is whose partner, both ways."""
-    pairs = {}
-    opened: list[int] = []
-    number: Counter[str] = Counter()
-    for index, item in enumerate(items):
-        if item.kind == "open":
-            opened.append(index)
-            number[item.tag] += 1
-        elif item.kind == "close" and number[item.tag]:
-            while True:
-                partner = opened.pop()
-                number[items[partner].tag] -= 1
-                if items[partner].tag == item.tag:
-                    break
-            pairs[partner], pairs[index] = index, partner
-    return pairs
+def _pairs(items: Sequence[_Item]) -> Mapping[int, int]:
+    return partners(
+        (index, item.kind == "open", item.tag) for index, item in enumerate(items) if item.kind in ("open", "close")
+    )
 
 
 def _merged(items: Sequence[_Item]) -> list[_Item]:
@@ -285,53 +325,37 @@ def _merged(items: Sequence[_Item]) -> list[_Item]:
     return merged
 
 
-def _block(source: str, items: Sequence[_Item], texts: Mapping[int, str]) -> Block:
+def _found(source: str, items: Sequence[_Item], texts: Mapping[int, str]) -> Found:
+    """The block of these items, where `texts` are what a reader reads of those that are text."""
     pairs = _pairs(items)
     whole = source[items[0].start : items[-1].end]
     name_spaces = _NO_BREAK_SPACE in whole
     numbers = marks.free_numbers("".join(texts.values()))
     number_of: dict[int, int] = {}
-    pieces = []
+    parts: list[str] = []
     tags: dict[int, tuple[str, str]] = {}
+    places: list[TagPlace] = []
     spelling: dict[str, str] = {}
     for index, item in enumerate(items):
         written = source[item.start : item.end]
         if item.kind == "text":
             text = texts[index]
-            pieces.append(text)
-            if not _LOOSE_END.search(written) and _escaped(text, TEXT, name_spaces) != written:
+            parts.append(text)
+            if _escaped(text, TEXT, name_spaces) != written and not _LOOSE_END.search(written):
                 spelling.setdefault(text, written)
         elif index in number_of:
-            pieces.append(f"</s{number_of[index]}>")
+            number = number_of[index]
+            parts.append(f"</s{number}>")
+            tags[number] = (tags[number][0], written)
+            places.append(TagPlace(number, 1, item.start, item.end))
         else:
             number = next(numbers)
-            partner = pairs.get(index)
-            closing = ""
-            if partner is not None:
-                number_of[partner] = number
-                closing = source[items[partner].start : items[partner].end]
-            pieces.append(f"<s{number}>" if closing else f"<s{number}></s{number}>")
-            tags[number] = (written, closing)
-    return Block("".join(pieces), whole, TEXT, tags, spelling)
-
-
-def _attribute_blocks(source: str, token: Token) -> Iterator[tuple[int, Block]]:
-    attributes: dict[str, Attribute] = {}
-    for attribute in token.attributes:
-        attributes.setdefault(attribute.name, attribute)
-    values = {
-        name: _decoded_attribute(source[attribute.start : attribute.end]) for name, attribute in attributes.items()
-    }
-    read = set(_READ_ATTRIBUTES)
-    if token.tag == "meta" and any(values.get(key, "").strip().lower() in _READ_META for key in ("name", "property")):
-        read.add("content")
-    if token.tag == "input" and values.get("type", "").strip().lower() in _READ_INPUTS:
-        read.add("value")
-    for name in values.keys() & read:
-        attribute = attributes[name]
-        if any(map(str.isalpha, values[name])):
-            written = source[attribute.start : attribute.end]
-            yield attribute.start, Block(values[name], written, _FORMS[attribute.quote])
+            if index in pairs:
+                number_of[pairs[index]] = number
+            parts.append(f"<s{number}>" if index in pairs else f"<s{number}></s{number}>")
+            tags[number] = (written, "")
+            places.append(TagPlace(number, 0, item.start, item.end))
+    return Found(items[0].start, Block("".join(parts), whole, TEXT, tags, spelling), places)
 
 
 def _decoded(written: str) -> str:
@@ -341,11 +365,6 @@ def _decoded(written: str) -> str:
 
 def _one_space(space: re.Match[str]) -> str:
     return " " if "\n" in space[0] or "\r" in space[0] else space[0]
-
-
-def _decoded_attribute(written: str) -> str:
-    text = _SPACE.sub(_one_space, written).replace("\0", "")
-    return _ENTITY.sub(_attribute_entity, text) if "&" in text else text
 
 
 def _attribute_entity(entity: re.Match[str]) -> str:

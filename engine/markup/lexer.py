@@ -7,9 +7,8 @@ whether svg or math is open. Every input takes time in proportion to its length.
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal[
     "text",
@@ -28,12 +27,17 @@ RCDATA = frozenset({"title", "textarea"})
 _UNTAGGED = RAW | RCDATA
 
 _SPACE = r"\t\n\f\r "
-_MARKUP = re.compile(rf"<(?:(?P<close>/?)(?P<name>[A-Za-z][^{_SPACE}/>]*+)|[!?]|/(?=[\s\S]))")
-_GAP = re.compile(rf"[{_SPACE}/]*+")
+_NAME = rf"[^{_SPACE}/>][^{_SPACE}/>=]*+"
+_EQUALS = rf"[{_SPACE}]*+=[{_SPACE}]*+"
+_BARE = rf"[^{_SPACE}>\"'][^{_SPACE}>]*+"
+_MARKUP = re.compile(  # a tag without a gap is cut off by the end of the text
+    rf"<(?:(?P<close>/?)(?P<name>[A-Za-z][^{_SPACE}/>]*+)"
+    rf"(?:(?:[{_SPACE}/]*+{_NAME}(?:{_EQUALS}(?:\"[^\"]*+(?:\"|\Z)|'[^']*+(?:'|\Z)|{_BARE})?+)?+)*+"
+    rf"(?P<gap>[{_SPACE}/]*+)>)?+"
+    rf"|[!?]|/(?=[\s\S]))"
+)
 _ATTRIBUTE = re.compile(
-    rf"(?P<name>[^{_SPACE}/>][^{_SPACE}/>=]*+)"
-    rf"(?P<equals>[{_SPACE}]*+=[{_SPACE}]*+"
-    rf"(?:\"(?P<double>[^\"]*+)\"?|'(?P<single>[^']*+)'?|(?P<bare>(?:[^{_SPACE}>\"'][^{_SPACE}>]*+)?)))?"
+    rf"[{_SPACE}/]*+(?P<name>{_NAME})(?:{_EQUALS}(?:\"(?P<double>[^\"]*+)\"|'(?P<single>[^']*+)'|(?P<bare>{_BARE}|)))?+"
 )
 _COMMENT_END = re.compile(r"--!?>")
 _SCRIPT = re.compile(rf"<!--|-->|(?P<close></)script(?=[{_SPACE}/>])|<script(?=[{_SPACE}/>])", re.IGNORECASE | re.ASCII)
@@ -50,80 +54,66 @@ _ENDS_FOREIGN = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
+class Attribute(NamedTuple):
     """`start` and `end` are those of the value without quotes; both are where the name ends if there is no value."""
 
     name: str
-    name_start: int
-    name_end: int
     start: int
     end: int
     quote: str  # the empty string where there is none
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     kind: Kind
     start: int
     end: int
-    source: str
     tag: str = ""  # in lower case; for the text of a raw or rcdata element, the element's
-    attributes: tuple[Attribute, ...] = ()
     self_closing: bool = False
 
 
 def lex(source: str) -> Iterator[Token]:
     size = len(source)
-    done = at = 0  # before `done` all is in a token, up to `at` is text
-    foreign = _Foreign()
-    while match := _MARKUP.search(source, at):
-        start = match.start()
+    done = 0  # before it all is in a token
+    foreign = _Foreign(source)
+    while match := _MARKUP.search(source, done):
+        start, end = match.span()
         if done < start:
-            yield Token("text", done, start, source[done:start])
-        token = _tag(source, match) if match["name"] else _declaration(source, start, foreign.inside)
+            yield Token("text", done, start)
+        close, name, gap = match.groups()
+        if name is None:
+            token = _declaration(source, start, foreign.inside)
+        elif gap is None:
+            token = Token("junk", start, size)
+        else:
+            token = Token("end" if close else "start", start, end, _lower(name), gap.endswith("/"))
         yield token
-        done = at = token.end
+        done = token.end
         if token.kind == "end":
             foreign.end(token.tag)
         elif token.kind == "start" and foreign.start(token) and token.tag in _UNTAGGED:
-            done = at = _content_end(source, at, token.tag)
-            if token.end < at:
-                kind: Kind = "raw" if token.tag in RAW else "rcdata"
-                yield Token(kind, token.end, at, source[token.end : at], token.tag)
+            done = _content_end(source, done, token.tag)
+            if token.end < done:
+                yield Token("raw" if token.tag in RAW else "rcdata", token.end, done, token.tag)
     if done < size:
-        yield Token("text", done, size, source[done:])
+        yield Token("text", done, size)
 
 
-def _tag(source: str, match: re.Match[str]) -> Token:
-    start, size = match.start(), len(source)
-    attributes: list[Attribute] = []
-    gap = _GAP.match(source, match.end())
-    while gap and gap.end() < size:
-        at = gap.end()
-        if source[at] == ">":
-            return Token(
-                "end" if match["close"] else "start",
-                start,
-                at + 1,
-                source[start : at + 1],
-                match["name"].translate(_ASCII_LOWER),
-                tuple(attributes),
-                gap[0].endswith("/"),
-            )
-        if attribute := _ATTRIBUTE.match(source, at):  # always
-            attributes.append(_attribute(source, attribute))
-            gap = _GAP.match(source, attribute.end())
-    return Token("junk", start, size, source[start:])
+def attributes(source: str, token: Token) -> Iterator[Attribute]:
+    """Those of a start tag, in order, doubles too."""
+    at = token.start + 1 + len(token.tag)
+    while match := _ATTRIBUTE.match(source, at, token.end - 1):
+        at = match.end()
+        name = _lower(match["name"])
+        for group, quote in (("double", '"'), ("single", "'"), ("bare", "")):
+            if match[group] is not None:
+                yield Attribute(name, *match.span(group), quote)
+                break
+        else:
+            yield Attribute(name, at, at, "")
 
 
-def _attribute(source: str, match: re.Match[str]) -> Attribute:
-    name_start, name_end = match.span("name")
-    name = match["name"].translate(_ASCII_LOWER)
-    for group, quote in (("double", '"'), ("single", "'"), ("bare", "")):
-        if match[group] is not None:
-            return Attribute(name, name_start, name_end, *match.span(group), quote)
-    return Attribute(name, name_start, name_end, name_end, name_end, "")
+def _lower(name: str) -> str:
+    return name.lower() if name.isascii() else name.translate(_ASCII_LOWER)
 
 
 def _declaration(source: str, start: int, foreign: bool) -> Token:
@@ -145,7 +135,7 @@ def _declaration(source: str, start: int, foreign: bool) -> Token:
         elif source.startswith("</>", start):
             kind = "junk"
         end = source.find(">", start) + 1 or len(source)
-    return Token(kind, start, end, source[start:end])
+    return Token(kind, start, end)
 
 
 def _content_end(source: str, start: int, tag: str) -> int:
@@ -185,7 +175,8 @@ def _script_end(source: str, start: int) -> int:
 class _Foreign:
     """Whether svg or math is open, where `<title>` and `<style>` are tags like others and CDATA is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: str) -> None:
+        self._source = source
         self._open: list[str] = []
         self._count: Counter[str] = Counter()  # of each in `_open`, so that none is looked for in vain
 
@@ -196,7 +187,9 @@ class _Foreign:
     def start(self, token: Token) -> bool:
         """Open it if it matters here; whether it is an element of HTML."""
         tag = token.tag
-        if self.inside and (tag in _ENDS_FOREIGN or (tag == "font" and _sets_font(token))):
+        if not self._open and tag not in _FOREIGN:
+            return True
+        if self.inside and (tag in _ENDS_FOREIGN or (tag == "font" and self._sets_font(token))):
             while self.inside:
                 self._pop()
         html = not self.inside
@@ -206,6 +199,8 @@ class _Foreign:
         return html
 
     def end(self, tag: str) -> None:
+        if not self._open:
+            return
         if self._count[tag]:
             while self._pop() != tag:
                 pass
@@ -218,6 +213,5 @@ class _Foreign:
         self._count[tag] -= 1
         return tag
 
-
-def _sets_font(token: Token) -> bool:
-    return any(attribute.name in ("color", "face", "size") for attribute in token.attributes)
+    def _sets_font(self, token: Token) -> bool:
+        return any(one.name in ("color", "face", "size") for one in attributes(self._source, token))

@@ -19,7 +19,7 @@ from markdown_it.utils import EnvType
 from engine.languages import CJK_LETTERS
 from engine.markup import marks
 from engine.markup.markdown_spans import Content, Piece, block_types, contents, pieces, supposed
-from engine.markup.spans import cut, without_tail
+from engine.markup.spans import Found, cut, without_tail
 from engine.types import Block, Document
 
 _BOM = "\ufeff"
@@ -90,14 +90,14 @@ def write(block: Block, text: str) -> str:
     return written.replace("\ufffd", block.spelling["\ufffd"]) if "\ufffd" in block.spelling else written
 
 
-def _placed(found: Sequence[Content], env: EnvType, body: str, start: int) -> Iterator[tuple[int, Block]]:
+def _placed(found: Sequence[Content], env: EnvType, body: str, start: int) -> Iterator[Found]:
     """The blocks with their places in the source, of which `body` begins at `start`."""
     for content in found:
         tiles = pieces(content.text, env)
         made = _block(_parts(tiles, content, body), content.form, body) if tiles else None
         if made is not None:
             block, at = made
-            yield start + at, block
+            yield Found(start + at, block)
 
 
 _STEPS = [(html, apart, escaped) for html in (False, True) for apart in (False, True) for escaped in (0, 1, 2)]

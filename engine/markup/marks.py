@@ -7,6 +7,7 @@ would take a guess, the runs between the marks are to be translated apart, and t
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import count, pairwise
 from typing import Literal
@@ -20,6 +21,7 @@ _EXACT = re.compile(r"<(?P<closes>/?)s(?P<number>\d{1,6})(?P<alone>)>")
 _LOOSE = re.compile(
     r"[<＜]\s{0,3}(?P<closes>[/／]?)\s{0,3}[sSｓＳ]\s{0,3}(?P<number>\d{1,6})\s{0,3}(?P<alone>[/／]?)\s{0,3}[>＞]"
 )
+_LETTER = re.compile("[A-Za-z\u00c0-\u024f\u0400-\u04ff]")  # of scripts whose words spaces part
 _BEGUN = re.compile(r"[<＜]\s{0,3}[/／]?\s{0,3}(?:[sSｓＳ]\s{0,3}(?:\d{1,6}\s{0,3}[/／]?\s{0,3})?)?\Z")
 
 Tags = Mapping[int, tuple[str, str]]
@@ -41,6 +43,16 @@ def stands_alone(tags: Tags, number: int) -> bool:
 def pieces(text: str, tags: Tags) -> list[Piece]:
     """Runs and marks of a block's own text, in order; no two runs side by side. Only numbers in `tags` are marks."""
     return list(_pieces(_EXACT, text, tags, ()))
+
+
+def numbers(text: str, tags: Tags) -> list[int]:
+    """Those of the marks in `text`, in order."""
+    return list(dict.fromkeys(piece.number for piece in pieces(text, tags) if not isinstance(piece, str)))
+
+
+def bare(text: str, tags: Tags) -> str:
+    """`text` without its marks, as a reader reads it."""
+    return "".join(piece for piece in pieces(text, tags) if isinstance(piece, str)) if tags else text
 
 
 def read(answer: str, text: str, tags: Tags) -> list[Piece]:
@@ -130,6 +142,29 @@ def mend(text: str, tags: Tags, answer: str) -> str | None:
     if given is not None and given.parents == wanted.parents and _no_words_in_tags_alone(given, tags):
         return spell(marked, tags) if wanted.filled <= given.filled | {0} else None
     return _mended(wanted, marked, tags) if len(tags) <= MOST_MENDED else None
+
+
+def lost(text: str, tags: Tags, answer: str) -> list[int]:
+    """The tags of `text` whose marks the answer leaves out, so that their place in it is a guess."""
+    there = {piece.number for piece in read(answer, text, tags) if not isinstance(piece, str)}
+    return [number for number in tags if number not in there]
+
+
+def spaced(text: str, tags: Tags, answer: str) -> str:
+    """The answer, whose marks are right, with a space between a letter and a tag that stands alone, where the model
+    joined what is parted in `text`: `<s1></s1>para` for `<s1></s1> for`."""
+    parted = {number for number, after in _neighbours(text, tags) if after.isspace()}
+    joined = [number for number, after in _neighbours(answer, tags) if number in parted and _LETTER.match(after)]
+    for number in joined:
+        answer = answer.replace(f"</s{number}>", f"</s{number}> ", 1)
+    return answer
+
+
+def _neighbours(text: str, tags: Tags) -> Iterator[tuple[int, str]]:
+    """The tags that stand alone and have text after them, and its first character."""
+    for mark, after in pairwise(pieces(text, tags)):
+        if isinstance(mark, Mark) and isinstance(after, str) and stands_alone(tags, mark.number):
+            yield mark.number, after[0]
 
 
 def _no_words_in_tags_alone(tree: _Tree, tags: Tags) -> bool:
@@ -267,6 +302,12 @@ class Restorer:
         self._known = bool(block.spelling)
         self._seen: set[int] = set()
         self._open: list[int] = []
+
+    def copy(self) -> "Restorer":
+        """Another that has been fed the same, and goes its own way."""
+        other = copy(self)
+        other._seen, other._open = set(self._seen), list(self._open)
+        return other
 
     def feed(self, text: str) -> str:
         text = self._held + text

@@ -28,16 +28,24 @@ _MARKDOWN = re.compile(
 
 
 class Parser(NamedTuple):
-    """`write(block, text)` is the source of a block of `parse` whose text is now `text`, with the same marks."""
+    """`write(block, text)` is the source of a block of `parse` whose text is now `text`, with the same marks.
+
+    `escape(block)` writes a run of it while the rest is still to come, and so without a look at what is around it.
+    """
 
     parse: Callable[[str], Document]
     write: Callable[[Block, str], str]
+    escape: Callable[[Block], Callable[[str], str]]
+
+
+def _as_it_is(_block: Block) -> Callable[[str], str]:
+    return str
 
 
 PARSERS: dict[Markup, Parser] = {
-    "text": Parser(plain.parse, plain.write),
-    "html": Parser(html.parse, html.write),
-    "markdown": Parser(markdown.parse, markdown.write),
+    "text": Parser(plain.parse, plain.write, _as_it_is),
+    "html": Parser(html.parse, html.write, html.escape),
+    "markdown": Parser(markdown.parse, markdown.write, _as_it_is),
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from engine.languages import CJK_LETTERS
 from engine.markup import marks
-from engine.markup.spans import cut, without_tail
+from engine.markup.spans import Found, cut, without_tail
 from engine.types import Block, Document
 
 _LINE = re.compile(r"[^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
@@ -37,11 +37,11 @@ def parse(source: str) -> Document:
     return cut(source, _placed(source))
 
 
-def _placed(source: str) -> Iterator[tuple[int, Block]]:
+def _placed(source: str) -> Iterator[Found]:
     for line in _LINE.finditer(source):
         core = _CORE.search(line.group())
         if core and (block := block_of(core.group())):
-            yield line.start() + core.start(), block
+            yield Found(line.start() + core.start(), block)
 
 
 def write(block: Block, text: str) -> str:

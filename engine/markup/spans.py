@@ -1,28 +1,94 @@
 """What every parser does with the spans it found: cut the source at them, put it together again. Knows no format."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal, NamedTuple
 
-from engine.markup import marks
 from engine.types import Block, Document, Skeleton
 
+WALL = ""  # the name of what tags of other names do not reach across
+_WHOLE = 0  # no mark's number: in `nested`, the source of the whole block
 
-def cut(source: str, found: Iterable[tuple[int, Block]]) -> Document:
-    """The document with a block at each place, in order; a block that begins inside the one before is left out."""
-    skeleton: list[str | int] = []
+
+class TagPlace(NamedTuple):
+    """Where a tag of a block stands, word for word, in the document: the opening (0) or closing (1) of a mark."""
+
+    number: int
+    side: Literal[0, 1]
+    start: int
+    end: int
+
+
+class Found(NamedTuple):
+    """A block, and where it stands. Blocks that stand in one of its `tags` will be nested in it."""
+
+    start: int
+    block: Block
+    tags: Sequence[TagPlace] = ()
+
+
+class _Cut(NamedTuple):
+    start: int
+    end: int
+    number: int  # of the block
+
+
+def cut(source: str, found: Iterable[Found | tuple[int, Block]]) -> Document:
+    """The document with these blocks. Of two that overlap the first stays, and the other too if it is in its tag."""
     blocks: list[Block] = []
-    done = 0
-    for start, block in found:
-        if start < done:
-            continue
-        if done < start:
-            skeleton.append(source[done:start])
-        skeleton.append(len(blocks))
+    cuts: list[_Cut] = []
+    in_order = sorted((Found(*one) for one in found), key=lambda one: one.start)
+    at = 0
+    while at < len(in_order):
+        start, block, tags = in_order[at]
+        end = start + len(block.source)
+        first = at = at + 1
+        while at < len(in_order) and in_order[at].start < end:
+            at += 1
+        if nested := _nested(source, (start, end), tags, in_order[first:at], blocks):
+            block = replace(block, nested=nested)
+        cuts.append(_Cut(start, end, len(blocks)))
         blocks.append(block)
-        done = start + len(block.source)
-    if done < len(source):
-        skeleton.append(source[done:])
-    return Document(tuple(skeleton), tuple(blocks))
+    return Document(_skeleton(source, 0, len(source), cuts), tuple(blocks))
+
+
+def _nested(
+    source: str, span: tuple[int, int], tags: Sequence[TagPlace], inside: Sequence[Found], blocks: list[Block]
+) -> dict[int, tuple[Skeleton, Skeleton]]:
+    """`Block.nested` of the block at `span`: the blocks of `inside` that stand in its tags, which join `blocks`."""
+    nested: dict[int, tuple[Skeleton, Skeleton]] = {}
+    all_cuts: list[_Cut] = []
+    at = 0
+    for number, side, start, end in tags if inside else ():
+        cuts: list[_Cut] = []
+        while at < len(inside) and inside[at].start < end:
+            low, block, _ = inside[at]
+            at += 1
+            if start <= low and low + len(block.source) <= end and (not cuts or cuts[-1].end <= low):
+                cuts.append(_Cut(low, low + len(block.source), len(blocks)))
+                blocks.append(block)
+        if cuts:
+            ends = list(nested.get(number, ((), ())))
+            ends[side] = _skeleton(source, start, end, cuts)
+            nested[number] = (ends[0], ends[1])
+            all_cuts += cuts
+    if nested:
+        nested[_WHOLE] = (_skeleton(source, *span, all_cuts), ())
+    return nested
+
+
+def _skeleton(source: str, start: int, end: int, cuts: Iterable[_Cut]) -> Skeleton:
+    """The source from `start` to `end`, with numbers where it is cut."""
+    skeleton: list[str | int] = []
+    for low, high, number in cuts:
+        if start < low:
+            skeleton.append(source[start:low])
+        skeleton.append(number)
+        start = high
+    if start < end:
+        skeleton.append(source[start:end])
+    return tuple(skeleton)
 
 
 def rebuild(document: Document, write: Callable[[Block, str], str], texts: Sequence[str]) -> str:
@@ -35,25 +101,45 @@ def rebuild(document: Document, write: Callable[[Block, str], str], texts: Seque
 
 def filled(block: Block, written: Sequence[str]) -> Block:
     """The block with what was written for the blocks before it, where those stand in its tags."""
-    tags, source, at = dict(block.tags), block.source, 0
-    for piece in marks.pieces(block.text, block.tags) if block.nested else ():
-        if isinstance(piece, str):
-            continue
-        ends = (0, 1) if piece.kind == "alone" else (0,) if piece.kind == "open" else (1,)
-        for end in ends:
-            old = new = block.tags[piece.number][end]
-            if piece.number in block.nested:
-                new = _joined(block.nested[piece.number][end], written)
-                opening, closing = tags[piece.number]
-                tags[piece.number] = (opening, new) if end else (new, closing)
-            at = source.index(old, at)
-            source = source[:at] + new + source[at + len(old) :]
-            at += len(new)
-    return block if source == block.source else replace(block, source=source, tags=tags)
+    if not block.nested:
+        return block
+    tags = dict(block.tags)
+    for number, ends in block.nested.items():
+        if number != _WHOLE:
+            new = [_joined(ends[side], written) if ends[side] else tags[number][side] for side in (0, 1)]
+            tags[number] = (new[0], new[1])
+    return replace(block, source=_joined(block.nested[_WHOLE][0], written), tags=tags, nested={})
 
 
 def _joined(skeleton: Skeleton, written: Sequence[str]) -> str:
     return "".join(part if isinstance(part, str) else written[part] for part in skeleton)
+
+
+def partners(tags: Iterable[tuple[int, bool, str]]) -> Mapping[int, int]:
+    """Of places, whether each opens, and names: place ↔ place of those that are a pair, both ways.
+
+    A tag ends the last of its name that is open, and all that was opened after it stands alone.
+    """
+    found: dict[int, int] = {}
+    levels: list[tuple[list[tuple[int, str]], Counter[str]]] = [([], Counter())]
+    for place, opens, name in tags:
+        opened, number = levels[-1]
+        if opens:
+            opened.append((place, name))
+            number[name] += 1
+            if name == WALL:
+                levels.append(([], Counter()))
+            continue
+        if name == WALL and len(levels) > 1:
+            levels.pop()
+            opened, number = levels[-1]
+        while number[name]:
+            partner, last = opened.pop()
+            number[last] -= 1
+            if last == name:
+                found[partner], found[place] = place, partner
+                break
+    return found
 
 
 def without_tail(address: str, tail: str) -> str:

@@ -14,12 +14,14 @@ from engine.languages import Language
 from engine.server.errors import describe
 from engine.types import (
     Finished,
+    Format,
     Queued,
     Sampling,
     SegmentDone,
     Started,
     Term,
     TextDelta,
+    TextReplaced,
     TranslationEvent,
     TranslationRequest,
 )
@@ -83,7 +85,7 @@ class TranslateFields(BaseModel):
         description=f"an object {{source: target}} of at most {MAX_TERMS:,} strings, "
         f"none with more than {MAX_TERM_CHARACTERS} characters",
     )
-    format: Literal["auto", "text", "html", "markdown"] = Field(default="auto", description="text or auto")
+    format: Format = Field(default="auto", description="text, html, markdown, or auto: decided by the text")
     stream: bool = Field(default=False, description="true or false")
     sampling: SamplingFields = Field(default_factory=SamplingFields, description="an object")
 
@@ -180,14 +182,12 @@ def read_fields(data: object) -> TranslateFields:
 
 
 def to_request(fields: TranslateFields, text: str, request_id: str) -> TranslationRequest:
-    """`text` is that of `fields`, or one of them. Raises `InvalidRequest`."""
-    if fields.format in ("html", "markdown"):
-        raise InvalidRequest(f"The format {fields.format} is not there yet; send the format text, or leave it out.")
+    """`text` is that of `fields`, or one of them."""
     return TranslationRequest(
         text=text,
         target=fields.target_lang,
         source=None if fields.source_lang.strip().casefold() in ("", AUTO) else fields.source_lang,
-        format="text" if fields.format == "text" else "auto",
+        format=fields.format,
         glossary=tuple(Term(source, target) for source, target in fields.glossary.items()),
         context=fields.context,
         context_mode=fields.context_mode,
@@ -214,6 +214,8 @@ def event_message(run_id: str, event: TranslationEvent) -> JsonObject:
             }
         case TextDelta():
             return {"type": "delta", "id": run_id, "segment": event.segment, "text": event.text}
+        case TextReplaced():
+            return {"type": "replace", "id": run_id, "segment": event.segment, "text": event.text}
         case SegmentDone():
             return {"type": "segment", "id": run_id, **asdict(event)}
         case Finished():

@@ -3,6 +3,7 @@
     python -m engine.tools.evaluate quality --model FOLDER --test TEST
     python -m engine.tools.evaluate terms --model FOLDER --test TEST --corpus CORPUS
     python -m engine.tools.evaluate marks --model FOLDER --test TEST --corpus CORPUS
+    python -m engine.tools.evaluate markup [--corpus FOLDER]        (no model: see evaluate_markup)
 
 A line of a test is one prompt: lines are sentences, scores compare with those of other systems, and what the segmenter
 does is not mixed with what the model knows. `--through-translator` scores the whole door instead.
@@ -28,13 +29,14 @@ from sacrebleu.metrics.chrf import CHRF
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from engine import glossary, prompts
+from engine.attempts import ANSWER_SLACK_TOKENS, ANSWER_TOKENS_PER_SOURCE_TOKEN
 from engine.backends.base import Backend
 from engine.backends.select import select
 from engine.config import Config
 from engine.errors import YiwenError
 from engine.scheduler import Scheduler
-from engine.tools import corpus
-from engine.translator import ANSWER_SLACK_TOKENS, ANSWER_TOKENS_PER_SOURCE_TOKEN, Translator
+from engine.tools import corpus, evaluate_markup
+from engine.translator import Translator
 from engine.types import FinishReason, Prompt, Sampling, Term, TranslationRequest
 
 SETS = f"tatoeba,flores200.devtest,{corpus.DEVELOPMENT_SET}"
@@ -363,7 +365,16 @@ def main() -> None:
         task.add_argument(
             "--corpus", type=Path, required=True, help="folder of train.en-XX.tsv.zst, for its dictionary"
         )
+    markup = tasks.add_parser("markup", help="documents that come back, structure kept, marks mended")
+    markup.add_argument("--corpus", type=Path, help="folder of specifications, tests and pages (default: our fixtures)")
+    markup.add_argument("--json", action="store_true", help="no table before the line of JSON")
     arguments = parser.parse_args()
+    if arguments.task == "markup":
+        result = evaluate_markup.run(arguments.corpus)
+        if not arguments.json:
+            print(evaluate_markup.show(result["scores"]), file=sys.stderr)
+        print(json.dumps(result, ensure_ascii=False))
+        return
     chosen = [f"--model={arguments.model}", f"--backend={arguments.backend}", f"--devices={arguments.device}"]
     chosen += [f"--precision={arguments.precision}", f"--max-concurrent={arguments.concurrent}"]
     try:

@@ -1,0 +1,111 @@
+"""A request → the job it makes: segments with their context and terms. All the work that needs no model, in one place.
+
+Runs in a thread, since a book takes a second to cut and count and others are being answered meanwhile.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from engine import glossary
+from engine.context import windows
+from engine.detect import detect
+from engine.errors import TextTooLong
+from engine.languages import LANGUAGES, Language
+from engine.markup import marks
+from engine.markup.segments import segments_of
+from engine.segmenter import join_gap
+from engine.types import Block, CountTokens, Guess, ModelInfo, Segment, TranslationRequest, Warning
+
+DETECTED_CHARACTERS = 100_000  # what the language is guessed from; more changes nothing
+UNDETERMINED = "und"  # BCP-47's code for the source of a text without words
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`tails` holds for each block what follows its last segment; without segments all stays as it is."""
+
+    blocks: tuple[Block, ...]
+    segments: list[Segment]
+    tails: list[str]
+    source: str
+    detection: tuple[Guess, ...] = ()
+    warnings: tuple[Warning, ...] = ()
+
+    def gap(self, index: int, target: Language) -> str:
+        """What stands before a segment in its block, as it stands in a translation into `target`."""
+        part = self.segments[index]
+        if index == 0 or (before := self.segments[index - 1]).block != part.block:
+            return part.gap
+        return join_gap(part.gap, marks.bare(before.text, before.tags), target)
+
+    def texts(self, translations: Sequence[str], target: Language) -> list[str]:
+        """The text of each block, from those of all segments or, where there is none, its own."""
+        if not self.segments:
+            return [block.text for block in self.blocks]
+        texts = [""] * len(self.blocks)
+        for part, translation in zip(self.segments, translations, strict=True):
+            texts[part.block] += self.gap(part.index, target) + translation
+        return [text + tail for text, tail in zip(texts, self.tails, strict=True)]
+
+
+def prepare(
+    request: TranslationRequest,
+    blocks: tuple[Block, ...],
+    model: ModelInfo,
+    count_tokens: CountTokens,
+    max_text_tokens: int,
+) -> Job:
+    """Raises `TextTooLong`, which says how long the text is."""
+    segments, tails = segments_of(blocks, count_tokens, model.segment_tokens)
+    if not segments:
+        return Job(blocks, [], tails, request.source or UNDETERMINED)
+    size = sum(part.tokens for part in segments)
+    if size > max_text_tokens:
+        raise TextTooLong(f"The text has {size:,} tokens; one request takes {max_text_tokens:,}. Send it in parts.")
+    detection = () if request.source else detect(_beginning(segments), model.languages)
+    source = request.source or detection[0].lang
+    if source == request.target:
+        message = (
+            f"The text seems to be {LANGUAGES[source].english} already, so it was left as it is; "
+            "if it is not, choose its language yourself."
+        )
+        return Job(blocks, [], tails, source, detection, (Warning("same_language", message),))
+    shown = windows(_follow(segments), request.context, request.context_mode, count_tokens)
+    terms = glossary.index(request.glossary)
+    segments = [
+        replace(part, context=seen, terms=glossary.terms_in(terms, marks.bare(part.text, part.tags), source))
+        for part, seen in zip(segments, shown, strict=True)
+    ]
+    return Job(blocks, segments, tails, source, detection, _doubts(model, source, request.target))
+
+
+def _beginning(segments: Sequence[Segment]) -> str:
+    lines, size = list[str](), 0
+    for part in segments:
+        lines.append(marks.bare(part.text, part.tags))
+        size += len(part.text)
+        if size > DETECTED_CHARACTERS:
+            break
+    return "\n".join(lines)
+
+
+def _follow(segments: Sequence[Segment]) -> list[str]:
+    """The texts as a reader reads them one after the other, each with what parts it from the one before."""
+    texts, block = list[str](), -1
+    for part in segments:
+        gap = "\n" if part.block != block else " " if part.gap.strip() else part.gap
+        texts.append(gap + marks.bare(part.text, part.tags))
+        block = part.block
+    return texts
+
+
+def _doubts(model: ModelInfo, source: str, target: str) -> tuple[Warning, ...]:
+    hub = model.hub
+    if hub is None or hub in (source, target):
+        return ()
+    between, first, second = (LANGUAGES[code].english for code in (hub, source, target))
+    message = (
+        f"{model.name} has learnt {between} with each of its languages, but not {first} with {second}, so this "
+        f"is a guess; translate into {between} first, and that into {second}."
+    )
+    return (Warning("unlearnt_pair", message),)

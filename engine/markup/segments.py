@@ -1,0 +1,85 @@
+"""Blocks → segments: as the segmenter cuts, with marks counted and never cut in two. Knows no format and no prompt.
+
+A pair of marks stays in one segment. One that is too long for that, or has a line break in it, is opened: its marks
+stand in the gaps, where no model sees them, and what is inside is cut as if it stood alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from engine.markup import marks
+from engine.segmenter import LONG_TOKEN_CHARACTERS, segment
+from engine.types import Block, CountTokens, Segment
+
+_OPENS, _CLOSES, _ENDS_LINE = "“", "”", "\n"  # as what the rules of sentences see a mark
+
+
+@dataclass(slots=True)
+class _Pair:
+    start: int
+    inner: int
+    inner_end: int = 0
+    end: int = 0
+    pairs: list["_Pair"] = field(default_factory=list)
+
+
+def segments_of(blocks: Sequence[Block], count_tokens: CountTokens, max_tokens: int) -> tuple[list[Segment], list[str]]:
+    """The segments of all blocks, and for each block the tail after its last: gaps, segments and tail are its text."""
+    segments: list[Segment] = []
+    tails = []
+    for number, block in enumerate(blocks):
+        found, tail = _cut(block, count_tokens, max_tokens)
+        tails.append(tail)
+        for part in found:
+            tags = {number: block.tags[number] for number in marks.numbers(part.text, block.tags)}
+            segments.append(replace(part, index=len(segments), block=number, tags=tags))
+    return segments, tails
+
+
+def _cut(block: Block, count_tokens: CountTokens, max_tokens: int) -> tuple[list[Segment], str]:
+    text = block.text
+    if not block.tags:
+        return segment(text, count_tokens, max_tokens)
+    shown = list(text)
+    whole = [*_kept_whole(_pairs(block, shown), text, shown, count_tokens, max_tokens)]
+    return segment(text, count_tokens, max_tokens, shown="".join(shown), whole=whole)
+
+
+def _pairs(block: Block, shown: list[str]) -> list[_Pair]:
+    """The outermost pairs and single marks of the block, which in `shown` become quotation marks."""
+    around = [_Pair(0, 0)]
+    at = 0
+    for piece in marks.pieces(block.text, block.tags):
+        if isinstance(piece, str):
+            at += len(piece)
+            continue
+        opens, alone = piece.kind == "open", marks.stands_alone(block.tags, piece.number)
+        size = len(f"<s{piece.number}>" if opens else f"</s{piece.number}>")
+        shown[at : at + size] = (_OPENS if opens and not alone else _CLOSES) * size
+        if opens:
+            around.append(_Pair(at, at + size))
+        else:
+            pair = around.pop()
+            pair.inner_end, pair.end = at, at + size
+            around[-1].pairs.append(pair)
+        at += size
+    return around[0].pairs
+
+
+def _kept_whole(
+    pairs: Sequence[_Pair], text: str, shown: list[str], count_tokens: CountTokens, max_tokens: int
+) -> Iterator[tuple[int, int]]:
+    waiting = list(reversed(pairs))
+    while waiting:
+        pair = waiting.pop()
+        inside = text[pair.start : pair.end]
+        if (
+            len(inside) <= max_tokens * LONG_TOKEN_CHARACTERS
+            and len(inside.splitlines()) == 1
+            and count_tokens(inside) <= max_tokens
+        ):
+            yield pair.start, pair.end
+            continue
+        for start, end in ((pair.start, pair.inner), (pair.inner_end, pair.end)):
+            shown[start:end] = _ENDS_LINE * (end - start)
+        waiting += reversed(pair.pairs)

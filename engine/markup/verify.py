@@ -1,0 +1,378 @@
+"""Whether a rebuilt document still has the structure of its source, as readers other than our parsers see it.
+
+html5lib reads HTML and pulldown-cmark (pyromark) Markdown; neither shares a line with what cuts the source. A skeleton
+is what they find without the text. Plain text has none. It knows nothing of models or of why a text is as it is.
+
+Declared changes make no difference: attributes that are read, `lang` and `dir` of `<html>`, titles of links, values of
+front matter, soft line ends, and `<em>`, `<strong>` and `<del>` for emphasis in Markdown. Within a block a translation
+may put inline things in another order; `at_fault` allows that.
+
+Limits: pulldown-cmark has no `:::` containers, no `^[…]` and no templates; it reads those as the text around them.
+"""
+
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyromark
+from html5lib._tokenizer import HTMLTokenizer
+from html5lib.constants import tokenTypes
+from html5lib.html5parser import HTMLParser
+from html5lib.treebuilders.base import Node, TreeBuilder
+
+from engine.markup.parse import Markup
+from engine.markup.spans import rebuild
+from engine.types import Block, Document
+
+MOST_CHARACTERS = 5_000_000  # of a document; html5lib reads some 5 MB a second
+MOST_VERIFICATIONS = 64  # for one document
+MOST_CHARACTERS_IN_ALL = 50_000_000  # of all its verifications
+MOST_STATES_A_TOKEN = 5_000  # html5lib takes quadratic time within a token of very many attributes or dashes
+MOST_OPEN_A_CHARACTER = 8  # it looks through all open elements for many a tag; pages that people write have some 2
+OPEN_ALLOWANCE = 200_000  # … for short documents; 600 nested tags
+
+Skeleton = tuple[str, ...]  # "(x" opens, ")x" closes, TEXT is text that a reader sees, all else stands alone
+TEXT = "…"
+
+_CHARACTERS = frozenset({tokenTypes["Characters"], tokenTypes["SpaceCharacters"]})
+_START, _END, _COMMENT = tokenTypes["StartTag"], tokenTypes["EndTag"], tokenTypes["Comment"]
+_PARSE_ERROR = tokenTypes["ParseError"]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_READ = frozenset("title alt placeholder aria-label aria-description label summary".split())
+_READ_OF = {"meta": _READ | {"content"}, "input": _READ | {"value"}}
+_ADDED_TO_HTML = frozenset({"lang", "dir"})
+_VERBATIM = frozenset("script style textarea xmp iframe noembed noframes pre code kbd samp var".split())
+_VOID = frozenset("area base br col embed frame hr img input keygen link meta param source track wbr".split())
+_BLANK = "\t\n\f\r \0"  # what makes no difference to a tree of HTML
+
+_DIALECT = (
+    pyromark.Options.ENABLE_TABLES
+    | pyromark.Options.ENABLE_STRIKETHROUGH
+    | pyromark.Options.ENABLE_FOOTNOTES
+    | pyromark.Options.ENABLE_TASKLISTS
+    | pyromark.Options.ENABLE_MATH
+    | pyromark.Options.ENABLE_HEADING_ATTRIBUTES
+    | pyromark.Options.ENABLE_YAML_STYLE_METADATA_BLOCKS
+    | pyromark.Options.ENABLE_PLUSES_DELIMITED_METADATA_BLOCKS
+    | pyromark.Options.ENABLE_GFM
+)
+_EMPHASIS = {
+    "<em>": "(Emphasis", "</em>": ")Emphasis", "<strong>": "(Strong", "</strong>": ")Strong",
+    "<del>": "(Strikethrough", "</del>": ")Strikethrough",
+}  # fmt: skip
+_READ_IN_TAG = re.compile(rf"\s(?:{'|'.join(sorted(_READ))})\s*=", re.IGNORECASE)
+_KEY = re.compile(r"^[\w.\"'-]+(?=[ \t]*[:=])", re.MULTILINE)
+
+
+class Unverifiable(Exception):
+    """The verifier gave up: too much to read, or a fault of its own. It says nothing of the document."""
+
+
+def skeleton(markup: Markup, source: str) -> Skeleton:
+    """What another reader finds in `source` but the text, in order. Raises `Unverifiable`."""
+    if markup == "text":
+        return ()
+    if len(source) > MOST_CHARACTERS:
+        raise Unverifiable(f"{len(source)} characters are more than {MOST_CHARACTERS}.")
+    source = _SURROGATE.sub("\ufffd", source).removeprefix("\ufeff")
+    try:
+        return tuple(_html(source) if markup == "html" else _markdown(source))
+    except Unverifiable:
+        raise
+    except Exception as error:  # whatever a reader of all the world's markup trips over is no fault of the translation
+        raise Unverifiable(f"{type(error).__name__}: {error}") from error
+
+
+def at_fault(
+    markup: Markup, document: Document, write: Callable[[Block, str], str], texts: Sequence[str]
+) -> list[int] | None:
+    """The fewest blocks, by their numbers, that must keep their source for the document to keep its skeleton.
+
+    Found by halving: one verification where there is none, some log2(blocks) more for each. After `MOST_VERIFICATIONS`,
+    or as many as read `MOST_CHARACTERS_IN_ALL`, whatever is not known to be right counts as at fault. None where the
+    source itself cannot be verified: it is too long or too deeply nested, or the reader failed.
+    """
+    good = [block.text for block in document.blocks]  # texts that were verified together
+    changed = [index for index, text in enumerate(texts) if text != good[index]]
+    if markup == "text" or not changed:
+        return []
+    write = _remembering(write)
+    source = rebuild(document, write, good)
+    try:
+        wanted = skeleton(markup, source)
+    except Unverifiable:
+        return None
+    left = min(MOST_VERIFICATIONS, MOST_CHARACTERS_IN_ALL // (len(source) + 1))
+    faults: list[int] = []
+
+    def settle(stretch: list[int], faulty: bool) -> bool:
+        """Take the texts of a stretch that are right, and say whether one was not. `faulty`: one is known not to be."""
+        nonlocal good, left
+        if not faulty:
+            if not left:
+                faults.extend(stretch)
+                return True
+            left -= 1
+            trial = list(good)
+            for index in stretch:
+                trial[index] = texts[index]
+            if _has(wanted, markup, rebuild(document, write, trial)):
+                good = trial
+                return False
+        if len(stretch) == 1:
+            faults.append(stretch[0])
+            return True
+        middle = len(stretch) // 2
+        found = settle(stretch[:middle], False)
+        settle(stretch[middle:], not found)
+        return True
+
+    settle(changed, False)
+    return faults
+
+
+def _remembering(write: Callable[[Block, str], str]) -> Callable[[Block, str], str]:
+    """`write`, which for Markdown is dear, called once for each block and text."""
+    written: dict[tuple[str, str, str], str] = {}
+
+    def remembering(block: Block, text: str) -> str:
+        key = (block.source, block.form, text)
+        if key not in written:
+            written[key] = write(block, text)
+        return written[key]
+
+    return remembering
+
+
+def _has(wanted: Skeleton, markup: Markup, rebuilt: str) -> bool:
+    try:
+        found = skeleton(markup, rebuilt)
+    except Unverifiable:  # the source was not
+        return False
+    return found == wanted or unordered(found) == unordered(wanted)
+
+
+def unordered(items: Skeleton) -> int:
+    """The same for two skeletons whose parts lie in each other in the same way, in whatever order; text or none."""
+    names, levels = [""], [list[int]()]
+    opened: Counter[str] = Counter()
+
+    def close() -> None:
+        name = names.pop()
+        opened[name.partition(" ")[0]] -= 1
+        inside = hash((name, *sorted(levels.pop())))
+        levels[-1].append(inside)
+
+    for item in items:
+        if item.startswith("("):
+            names.append(item[1:])
+            levels.append([])
+            opened[item[1:].partition(" ")[0]] += 1
+        elif item.startswith(")") and opened[item[1:]]:
+            while names[-1].partition(" ")[0] != item[1:]:
+                close()
+            close()
+        elif item != TEXT:
+            levels[-1].append(hash(item))
+    while len(names) > 1:
+        close()
+    return hash(tuple(sorted(levels[0])))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# HTML
+
+
+def _html(source: str) -> list[str]:
+    """The tokens that html5lib finds. Two documents of the same tokens have the same tree, which is not kept."""
+    return _Parser().tokens(source)
+
+
+class _Element(Node):
+    """As little of an element as html5lib needs to know how to read on."""
+
+    def __init__(self, name: str, namespace: str | None = None) -> None:
+        super().__init__(name)
+        self.namespace = namespace
+        self.nameTuple = (namespace or "http://www.w3.org/1999/xhtml", name)
+        self._filled = False
+
+    def appendChild(self, node: Node) -> None:
+        self._filled = True
+        node.parent = self
+
+    def insertBefore(self, node: Node, refNode: Node) -> None:
+        self.appendChild(node)
+
+    def insertText(self, data: str, insertBefore: Node | None = None) -> None:
+        self._filled = True
+
+    def removeChild(self, node: Node) -> None:
+        node.parent = None
+
+    def reparentChildren(self, newParent: Node) -> None:
+        pass
+
+    def cloneNode(self) -> "_Element":  # type: ignore[override]
+        clone = _Element(self.name, self.namespace)
+        clone.attributes = self.attributes
+        return clone
+
+    def hasContent(self) -> bool:  # type: ignore[override]
+        return self._filled
+
+
+class _Tree(TreeBuilder):
+    elementClass = _Element
+
+    def documentClass(self) -> _Element:
+        return _Element("document")
+
+    def commentClass(self, _data: str) -> _Element:
+        return _Element("comment")
+
+    def doctypeClass(self, _name: str, _public: str, _system: str) -> _Element:
+        return _Element("doctype")
+
+
+class _Parser(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(_Tree, namespaceHTMLElements=False)
+
+    def tokens(self, source: str) -> list[str]:
+        self.innerHTMLMode = self.scripting = False
+        self.tokenizer: _Tokenizer = _Tokenizer(source, self)
+        self.reset()
+        self.mainLoop()
+        return self.tokenizer.found
+
+    def parseError(self, errorcode: str = "", datavars: object = None) -> None:
+        """Looking for the place of each error would take most of the time."""
+
+
+class _Tokenizer(HTMLTokenizer):
+    """html5lib's, which notes what it gives to the parser."""
+
+    def __init__(self, source: str, parser: _Parser) -> None:
+        super().__init__(source, parser)
+        self.found: list[str] = []
+        self._text: list[str] = []
+        self._tree = parser.tree
+        self._open_allowed = OPEN_ALLOWANCE + MOST_OPEN_A_CHARACTER * len(source)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.tokenQueue = deque()
+        states = 0
+        while self.state():
+            self.stream.errors.clear()
+            states += 1
+            if states > MOST_STATES_A_TOKEN:
+                raise Unverifiable("A tag or comment is too long.")
+            while self.tokenQueue:
+                token = self.tokenQueue.popleft()
+                if token["type"] == _PARSE_ERROR:
+                    continue
+                states = 0
+                self._note(token)
+                yield token
+                self._open_allowed -= len(self._tree.openElements)
+                if self._open_allowed < 0:
+                    raise Unverifiable("Too many elements are open at once.")
+        self._end_text()
+
+    def _note(self, token: Mapping[str, Any]) -> None:
+        kind = token["type"]
+        if kind in _CHARACTERS:
+            self._text.append(token["data"])
+            return
+        name = token.get("name") or ""
+        self._end_text(verbatim=kind == _END and name in _VERBATIM and self._begins_with(name))
+        if kind == _START:
+            read = _READ_OF.get(name, _READ)
+            attributes = "".join(
+                f" {key}" if key in read else f" {key}={value!r}"
+                for key, value in sorted(token["data"].items())
+                if name != "html" or key not in _ADDED_TO_HTML
+            )
+            self.found.append(f"{'<' if name in _VOID else '('}{name}{attributes}")
+        elif kind == _END:
+            self.found.append(f"){name}")
+        elif kind == _COMMENT:
+            self.found.append(f"<!--{token['data']}")
+        else:
+            self.found.append(f"<!{name} {token['publicId']} {token['systemId']}")
+
+    def _begins_with(self, name: str) -> bool:
+        return bool(self.found) and self.found[-1].split(" ", 1)[0] == f"({name}"
+
+    def _end_text(self, verbatim: bool = False) -> None:
+        text = "".join(self._text)
+        self._text.clear()
+        if verbatim and text:
+            self.found.append(f"{TEXT}{text}")
+        elif text.strip(_BLANK):
+            self.found.append(TEXT)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Markdown
+
+
+def _markdown(source: str) -> Iterator[str]:
+    """pulldown-cmark's events, neighbouring text as one, and HTML blocks as html5lib's tokens."""
+    verbatim: list[str] | None = None  # of code, front matter or HTML that is open
+    text = False  # whether some was found since the last event of another kind
+    for event in pyromark.events(source, options=_DIALECT):
+        kind, value = _named(event)
+        if kind in ("Text", "Html") and verbatim is not None:
+            verbatim.append(value)
+        elif kind == "Text":
+            text = text or not value.isspace()
+        elif kind != "SoftBreak":
+            if text:
+                yield TEXT
+            text = False
+            name, about = _named(value) if kind in ("Start", "End") else ("", None)
+            if kind == "Start":
+                if name in _VERBATIM_BLOCKS:
+                    verbatim = []
+                yield f"({name}{_shown(name, about)}"
+            elif kind == "End":
+                if verbatim is not None:
+                    yield from _VERBATIM_BLOCKS[name]("".join(verbatim))
+                    verbatim = None
+                yield f"){name}"
+            elif kind == "InlineHtml":
+                yield from _inline_html(value)
+            else:
+                yield f"{kind} {' '.join(value.split()) if isinstance(value, str) else value}"
+
+
+def _named(event: Any) -> tuple[str, Any]:
+    """`{"Code": "x"}` → `("Code", "x")`, and `"Rule"` → `("Rule", None)`."""
+    if isinstance(event, str):
+        return event, None
+    (named,) = event.items()
+    return named  # type: ignore[no-any-return]
+
+
+_VERBATIM_BLOCKS: dict[str, Callable[[str], list[str]]] = {
+    "CodeBlock": lambda code: [code],
+    "HtmlBlock": _html,
+    "MetadataBlock": _KEY.findall,
+}
+
+
+def _shown(name: str, about: Any) -> str:
+    """What else makes a difference of a thing that starts."""
+    if name in ("Link", "Image"):
+        return f" {about['dest_url']} {bool(about['title'])}"
+    return "" if about is None else f" {about}"
+
+
+def _inline_html(tag: str) -> list[str]:
+    if emphasis := _EMPHASIS.get(tag):
+        return [emphasis]
+    return _html(tag) if _READ_IN_TAG.search(tag) else [" ".join(tag.split())]

@@ -1,0 +1,92 @@
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.markup import html, marks, plain
+from engine.markup.segments import segments_of
+from engine.types import Block
+
+WORDS = "One two. Three <b>four. Five</b> six! <i>Seven <b>eight</b></i> nine? <br> ten %s {x} https://a.bc/d. 中文。"
+WORDS = WORDS.split()
+
+
+def cut(source, budget, parse=html.parse):
+    (block,) = parse(source).blocks
+    segments, tails = segments_of([block], len, budget)
+    return block, segments, tails[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "budget", "expected"),
+    [
+        ("One here. <b>Two.</b> Three there.", 100, ["One here. <s1>Two.</s1> Three there."]),
+        ("One here. <b>Two there.</b> Three.", 21, ["One here.", "<s1>Two there.</s1>", "Three."]),
+        ("Go <b>home. Now</b> please. Do it.", 32, ["Go <s1>home. Now</s1> please.", "Do it."]),
+        ("It is so.<br> Well, then.", 21, ["It is so.<s1></s1>", "Well, then."]),
+        ("A <b>very long. Sentence here.</b> B", 18, ["A", "very long.", "Sentence here.", "B"]),
+        ("A <i>b <b>cc</b> d</i> e", 12, ["A", "b", "<s2>cc</s2>", "d", "e"]),
+    ],
+)
+def test_marks_are_kept_whole_or_opened(source, budget, expected):
+    assert [part.text for part in cut(source, budget)[1]] == expected
+
+
+def test_a_pair_over_two_lines_is_opened():
+    block = Block("One <s1>two\nthree</s1> four", "", "", {1: ("<b>", "</b>")})
+    segments, _ = segments_of([block], len, 100)
+    assert [part.text for part in segments] == ["One", "two", "three", "four"]
+
+
+def test_marks_alone_are_no_segment():
+    block = Block("<s1></s1>\nWord\n<s2></s2>", "", "", {1: ("%s", ""), 2: ("%d", "")})
+    segments, tails = segments_of([block], len, 100)
+    assert [(part.gap, part.text) for part in segments] == [("<s1></s1>\n", "Word")]
+    assert tails == ["\n<s2></s2>"]
+
+
+def test_a_segment_has_the_tags_of_its_marks_and_the_number_of_its_block():
+    blocks = plain.parse("Say %s now.\nOr {x} then. Or not at all.").blocks
+    segments, _ = segments_of(blocks, len, 25)
+    assert [(part.index, part.block, part.tags) for part in segments] == [
+        (0, 0, {1: ("%s", "")}),
+        (1, 1, {1: ("{x}", "")}),
+        (2, 1, {}),
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=60).map(" ".join), st.integers(1, 80))
+def test_gaps_segments_and_tail_are_the_block_and_each_segment_is_well_nested(source, budget):
+    for parse in (html.parse, plain.parse):
+        for block in parse(source).blocks:
+            segments, tails = segments_of([block], len, budget)
+            assert "".join(part.gap + part.text for part in segments) + tails[0] == block.text
+            for part in segments:
+                assert marks.mend(part.text, part.tags, part.text) == part.text
+
+
+def test_no_segment_is_over_the_budget_where_words_are_short():
+    dice = random.Random(5)
+    for _ in range(40):
+        source = " ".join(dice.choices(WORDS, k=80))
+        for block in html.parse(source).blocks:
+            segments, _ = segments_of([block], len, 60)
+            assert all(part.tokens == len(part.text) <= 60 for part in segments)
+            assert all(a.index + 1 == b.index for a, b in pairwise(segments))
+
+
+def test_a_hundred_thousand_marks_take_no_quadratic_time():
+    source = "<b>a <i>b</i> c.</b> " * 50_000
+    (block,) = html.parse(source).blocks
+    segments, _ = segments_of([block], len, 400)
+    assert len(segments) > 1000
+
+
+def test_pairs_nested_deep_take_no_quadratic_time():
+    source = "x" + "<b>a " * 20_000 + "</b> y" * 20_000
+    (block,) = html.parse(source).blocks
+    segments, _ = segments_of([block], len, 100)
+    assert segments
