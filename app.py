@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from engine.config import Config
 from engine.errors import ConfigError, StartupError
@@ -54,6 +55,7 @@ def _serve(config: Config, listener: socket.socket) -> None:
 
     import uvicorn
 
+    from engine.documents.store import Documents
     from engine.metrics import Metrics
     from engine.scheduler import Scheduler
     from engine.server.app import create_app
@@ -65,7 +67,9 @@ def _serve(config: Config, listener: socket.socket) -> None:
     scheduler = Scheduler(backend.slots, config.max_waiting)
     translator = Translator(backend, scheduler, config.max_text_tokens)
     metrics = Metrics(backend.memory)
-    app = mount(create_app(translator, scheduler, metrics, backend.close), translator, config, metrics)
+    documents = Documents(translator, metrics, Path(config.data_dir))
+    server_app = create_app(translator, scheduler, metrics, backend.close, documents, config.max_upload_mb)
+    app = mount(server_app, translator, config, metrics)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

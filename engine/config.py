@@ -21,6 +21,8 @@ class Config:
     max_concurrent: int | None = None  # None: as many as suit the device
     max_waiting: int = 256
     max_text_tokens: int = 200_000
+    max_upload_mb: int = 50
+    data_dir: str = "~/.local/share/yiwen"
     host: str = "127.0.0.1"
     port: int = 7860
     root_path: str = ""
@@ -96,6 +98,8 @@ _OPTIONS = {
     "max_concurrent": _Option(_concurrency, "segments translated at once: auto or a number"),
     "max_waiting": _Option(_number(1, 1_000_000), "requests admitted before the rest are refused with 503"),
     "max_text_tokens": _Option(_number(1, 1_000_000_000), "tokens in one text, past which it is refused with 413"),
+    "max_upload_mb": _Option(_number(1, 4_096), "megabytes of one document, past which it is refused with 413"),
+    "data_dir": _Option(_any, "folder for documents under way, which outlive a restart there"),
     "host": _Option(_any, "address to listen on; 0.0.0.0 lets other machines in"),
     "port": _Option(_number(0, 65_535), "port to listen on; 0 takes a free one"),
     "root_path": _Option(_path_prefix, "path before ours when a proxy serves Yiwen below one, such as /yiwen"),

@@ -6,6 +6,8 @@ YiwenError
 │   ├── UnknownLanguage                                       400
 │   ├── SameLanguage                                          400
 │   ├── DuplicateRun      a WebSocket run with an id in use   400
+│   ├── NoSuchDocument    deleted, or never there             404
+│   ├── DocumentNotReady  its result was asked for too early  409
 │   ├── TextTooLong                                           413
 │   ├── UnsupportedMedia  not JSON and not a form             415
 │   ├── BadDocument       a file that is not what it should be 422
@@ -57,6 +59,16 @@ class TextTooLong(RequestError):
 class UnsupportedMedia(RequestError):
     status = 415
     code = "unsupported_media"
+
+
+class NoSuchDocument(RequestError):
+    status = 404
+    code = "no_such_document"
+
+
+class DocumentNotReady(RequestError):
+    status = 409
+    code = "document_not_ready"
 
 
 class BadDocument(RequestError):

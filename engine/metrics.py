@@ -7,14 +7,18 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from threading import Lock
+from typing import TypeVar
 
 import psutil
 
 from engine.errors import YiwenError
-from engine.types import Finished, TextDelta, TranslationEvent
+from engine.types import DocumentEvent, Finished, TextDelta, Translated, TranslationEvent
 
 RATE_WINDOW_SECONDS = 5
 LATENCIES_KEPT = 512  # the newest; enough for a 95th percentile that moves with the load
+
+
+Event = TypeVar("Event", bound=TranslationEvent | DocumentEvent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Metrics:
         self._first_text: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._whole: deque[float] = deque(maxlen=LATENCIES_KEPT)
 
-    async def observe(self, events: AsyncGenerator[TranslationEvent, None]) -> AsyncGenerator[TranslationEvent, None]:
+    async def observe(self, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
         """The same events, counted as they pass. Closing it closes `events`."""
         began = self._clock()
         silent, done = True, False
@@ -87,7 +91,7 @@ class Metrics:
             async with aclosing(events):
                 async for event in events:
                     match event:
-                        case TextDelta():
+                        case TextDelta() | Translated():
                             self._count_text(began if silent else None)
                             silent = False
                         case Finished():

@@ -98,7 +98,7 @@ class Translator:
         began_seconds = perf_counter()
         if not request.text.strip():
             raise EmptyText("There is no text to translate; send at least one word.")
-        request = self._checked(request)
+        request = self.checked(request, len(request.text))
         with self._scheduler.admit(request.id):
             markup: Markup = format_of(request.text) if request.format == "auto" else request.format
             parser = PARSERS[markup]
@@ -140,7 +140,7 @@ class Translator:
         `known` are segments that need no model any more, and what became of them. Raises what `stream` raises.
         """
         began_seconds = perf_counter()
-        request = self._checked(request)
+        request = self.checked(request, sum(len(block.text) for block in blocks))
         with self._scheduler.admit(request.id):
             job = await self._prepared(request, tuple(blocks))
             done: list[Translated] = []
@@ -190,12 +190,13 @@ class Translator:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _checked(self, request: TranslationRequest) -> TranslationRequest:
-        """The request with our own language codes. All that can be refused without looking at the words is."""
+    def checked(self, request: TranslationRequest, characters: int) -> TranslationRequest:
+        """The request with our own language codes. All that can be refused without looking at the words is: `stream`
+        raises the same."""
         most = self._max_text_tokens * MAX_TOKEN_CHARACTERS
-        if len(request.text) > most:
+        if characters > most:
             raise TextTooLong(
-                f"The text has {len(request.text):,} characters; one request takes {self._max_text_tokens:,} tokens, "
+                f"The text has {characters:,} characters; one request takes {self._max_text_tokens:,} tokens, "
                 f"about {most:,} characters at the most. Send it in parts."
             )
         words = "".join(f"{term.source}{term.target}" for term in request.glossary)

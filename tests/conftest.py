@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import httpx
 import pytest
@@ -15,14 +14,19 @@ from fastapi import FastAPI
 
 from engine.backends.base import Backend
 from engine.config import Config
+from engine.documents.store import Documents
 from engine.metrics import Metrics
 from engine.scheduler import Scheduler
 from engine.server.app import create_app
 from engine.translator import Translator
 
 
-class Serve(Protocol):
-    """`page` mounts the studio at `/`; `tested` waits for the self-test, so that the backend is at rest."""
+class Serve:
+    """Starts servers, each in its own thread; they live until the tests end, since to stop one takes longer."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders = folders
+        self._running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def __call__(
         self,
@@ -33,28 +37,15 @@ class Serve(Protocol):
         max_requests: int = 256,
         root_path: str = "",
         tested: bool = True,
-    ) -> str: ...
-
-
-@pytest.fixture(scope="session")
-def serve() -> Iterator[Serve]:
-    """Servers live until the tests end, each in its own thread: to stop one takes longer than to start it."""
-    running: list[tuple[uvicorn.Server, threading.Thread]] = []
-
-    def start(
-        backend: Backend,
-        *,
-        page: bool = False,
-        slots: int = 8,
-        max_requests: int = 256,
-        root_path: str = "",
-        tested: bool = True,
+        data_dir: Path | None = None,
     ) -> str:
+        """`page` mounts the studio at `/`; `tested` waits for the self-test, so that the backend is at rest."""
         config = Config(root_path=root_path)
         scheduler = Scheduler(slots, max_requests)
         translator = Translator(backend, scheduler, config.max_text_tokens)
         metrics = Metrics(backend.memory)
-        app = create_app(translator, scheduler, metrics, backend.close)
+        documents = Documents(translator, metrics, data_dir or self._folders.mktemp("data"))
+        app = create_app(translator, scheduler, metrics, backend.close, documents, config.max_upload_mb)
         if page:
             app = asyncio.run(_with_page(app, translator, config, metrics))
         listener = socket.create_server(("127.0.0.1", 0))
@@ -64,17 +55,26 @@ def serve() -> Iterator[Serve]:
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        running.append((server, thread))
+        self._running.append((server, thread))
         soon(lambda: server.started or not thread.is_alive(), seconds=10)
         if tested:
             soon(lambda: httpx.get(f"{url}/readyz").json()["status"] != "loading", seconds=10)
         return url
 
-    yield start
-    for server, _ in running:
-        server.should_exit = True
-    for _, thread in running:
-        thread.join(timeout=10)
+    def stop(self, *, last: bool = False) -> None:
+        """All of them, or the one that was started last."""
+        stopping = [self._running.pop()] if last else self._running
+        for server, _ in stopping:
+            server.should_exit = True
+        for _, thread in stopping:
+            thread.join(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    serving = Serve(tmp_path_factory)
+    yield serving
+    serving.stop()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 
 def start(*flags: str, **environ: str) -> subprocess.Popen[str]:
     command = [sys.executable, "app.py", *flags]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("YIWEN_")} | environ
+    env = {name: value for name, value in os.environ.items() if not name.startswith("YIWEN_")}
+    env |= {"YIWEN_DATA_DIR": f"{tempfile.gettempdir()}/yiwen-tests"} | environ
     return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

@@ -21,7 +21,8 @@ def test_a_flag_beats_its_variable_which_beats_the_default() -> None:
 
 
 def test_every_field_is_a_flag_and_a_variable() -> None:
-    value = {"port": "1", "max_concurrent": "2", "max_waiting": "3", "max_text_tokens": "4", "devices": "cuda:1"}
+    value = {"port": "1", "max_concurrent": "2", "max_waiting": "3", "max_text_tokens": "4", "max_upload_mb": "5"}
+    value |= {"devices": "cuda:1"}
     value |= {"backend": "echo", "precision": "int8", "root_path": "/yiwen/", "log_level": "error"}
     for field in fields(Config):
         text = value.get(field.name, "there")

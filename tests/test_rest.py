@@ -395,7 +395,8 @@ def test_the_description_is_complete_and_needs_no_other_host(url: str) -> None:
     for part in pointer.removeprefix("#/").split("/"):
         found = found[part.replace("~1", "/")]
     assert "temperature" in found["properties"]
-    assert set(description["paths"]) == {"/translate", "/languages", "/healthz", "/readyz", "/system"}
+    documents = {"/documents", "/documents/{document_id}", "/documents/{document_id}/result"}
+    assert set(description["paths"]) == {"/translate", "/languages", "/healthz", "/readyz", "/system"} | documents
     assert httpx.get(f"{url}/docs").status_code == 404
 
 

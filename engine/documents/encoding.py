@@ -68,9 +68,12 @@ def decode(data: bytes) -> Decoded:
     )
 
 
-def encode(text: str, like: Decoded) -> tuple[bytes, str]:
-    """(bytes, encoding): that of `like`, or UTF-8 where it lacks a character of `text`."""
+def encode(text: str, like: Decoded, references: bool = False) -> tuple[bytes, str]:
+    """(bytes, encoding): that of `like`. Where it lacks a character of `text`, that is written as `&#8230;` if
+    `references`, as HTML and XML allow, and else the whole in UTF-8."""
     try:
+        if references and not like.encoding.startswith("utf"):
+            return like.bom + text.encode(like.encoding, "xmlcharrefreplace"), like.encoding
         return like.bom + text.encode(like.encoding), like.encoding
     except UnicodeEncodeError:
         return text.encode("utf-8", "surrogatepass"), "utf-8"

@@ -15,6 +15,7 @@ class File:
 
     blocks: tuple[Block, ...]
     save: Callable[[Sequence[str]], bytes]
+    faults: Callable[[Sequence[str]], list[int] | None] = lambda _texts: []  # blocks that must keep their source
 
 
 @dataclass(frozen=True, slots=True)

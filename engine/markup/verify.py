@@ -155,30 +155,38 @@ def _has(wanted: Skeleton, markup: Markup, rebuilt: str) -> bool:
 
 
 def unordered(items: Skeleton) -> int:
-    """The same for two skeletons whose parts lie in each other in the same way, in whatever order; text or none."""
+    """The same for two skeletons whose parts lie in each other in the same way, in whatever order; text or none.
+
+    What is not closed holds nothing, as a tag that a parser of ours finds without its partner.
+    """
     names, levels = [""], [list[int]()]
-    opened: Counter[str] = Counter()
-
-    def close() -> None:
-        name = names.pop()
-        opened[name.partition(" ")[0]] -= 1
-        inside = hash((name, *sorted(levels.pop())))
-        levels[-1].append(inside)
-
+    opened: Counter[str] = Counter()  # how many of a name, so that a stray end costs nothing
     for item in items:
+        name = item[1:].partition(" ")[0]
         if item.startswith("("):
             names.append(item[1:])
             levels.append([])
-            opened[item[1:].partition(" ")[0]] += 1
-        elif item.startswith(")") and opened[item[1:]]:
-            while names[-1].partition(" ")[0] != item[1:]:
-                close()
-            close()
+            opened[name] += 1
+        elif item.startswith(")") and opened[name]:
+            while names[-1].partition(" ")[0] != name:
+                opened[_leave_open(names, levels)] -= 1
+            inside = hash((names.pop(), *sorted(levels.pop())))
+            levels[-1].append(inside)
+            opened[name] -= 1
         elif item != TEXT:
             levels[-1].append(hash(item))
     while len(names) > 1:
-        close()
+        _leave_open(names, levels)
     return hash(tuple(sorted(levels[0])))
+
+
+def _leave_open(names: list[str], levels: list[list[int]]) -> str:
+    """Put what the innermost element holds beside it; its name."""
+    name, inside = names.pop(), levels.pop()
+    if len(inside) > len(levels[-1]):  # so that this takes no quadratic time
+        inside, levels[-1] = levels[-1], inside
+    levels[-1] += [*inside, hash(name)]
+    return name.partition(" ")[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -345,7 +353,7 @@ def _markdown(source: str) -> Iterator[str]:
                     verbatim = None
                 yield f"){name}"
             elif kind == "InlineHtml":
-                yield from _inline_html(value)
+                yield _inline_html(value)
             else:
                 yield f"{kind} {' '.join(value.split()) if isinstance(value, str) else value}"
 
@@ -372,7 +380,7 @@ def _shown(name: str, about: Any) -> str:
     return "" if about is None else f" {about}"
 
 
-def _inline_html(tag: str) -> list[str]:
+def _inline_html(tag: str) -> str:
     if emphasis := _EMPHASIS.get(tag):
-        return [emphasis]
-    return _html(tag) if _READ_IN_TAG.search(tag) else [" ".join(tag.split())]
+        return emphasis
+    return f"<{''.join(_html(tag))}" if _READ_IN_TAG.search(tag) else " ".join(tag.split())

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from engine.documents.store import Documents
 from engine.metrics import Metrics
 from engine.scheduler import Scheduler
-from engine.server import errors, health, rest, websocket
+from engine.server import documents, errors, health, rest, websocket
 from engine.server.limits import LimitBody
 from engine.server.origin import OwnPageOnly
 from engine.translator import Translator
@@ -22,18 +23,23 @@ def create_app(
     scheduler: Scheduler,
     metrics: Metrics,
     close: Callable[[], Awaitable[None]],
+    store: Documents,
+    max_upload_mb: int = 50,
 ) -> FastAPI:
     """`close` is awaited when the server stops. A page may be mounted at `/` afterwards."""
     self_test = health.SelfTest(translator)
+    uploads = {documents.PATH: max_upload_mb * 1024**2}
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
         testing = asyncio.create_task(self_test.run())
+        await store.start()
         try:
             yield
         finally:
             testing.cancel()
             await asyncio.gather(testing, return_exceptions=True)
+            await store.close()
             await close()
 
     app = FastAPI(
@@ -43,12 +49,13 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.add_middleware(LimitBody)
+    app.add_middleware(LimitBody, uploads=uploads)
     app.add_middleware(OwnPageOnly)  # the last added is asked first
     errors.add_handlers(app)
     faces = (
         rest.router(translator, metrics),
         websocket.router(translator, metrics),
+        documents.router(store),
         health.router(translator, scheduler, metrics, self_test),
     )
     for face in faces:

@@ -1,5 +1,7 @@
 """How large a request's body may be, whoever reads it: ours or the page's. Knows nothing of what is in it."""
 
+from collections.abc import Mapping
+
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,27 +20,31 @@ class BodyTooLarge(RequestError):
 class LimitBody:
     """Counts each body as it comes in, so that chunked bodies are limited too.
 
-    FastAPI's own `max_body_size` answers in plain text, and before the client has finished sending.
+    FastAPI's own `max_body_size` answers in plain text, and before the client has finished sending. `uploads` are
+    the paths whose bodies may be larger, and how many bytes those may have.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, uploads: Mapping[str, int]) -> None:
+        self._app, self._uploads = app, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         received_bytes = 0
         refusal: BodyTooLarge | None = None
 
+        path = scope.get("path", "").removeprefix(scope.get("root_path", "")) or "/"
+        max_bytes = self._uploads.get(path, MAX_BODY_BYTES)
+
         async def limited() -> Message:
             nonlocal received_bytes, refusal
             message = await receive()
             received_bytes += len(message.get("body", b""))
-            if received_bytes <= MAX_BODY_BYTES:
+            if received_bytes <= max_bytes:
                 return message
-            while message.get("more_body", False) and received_bytes <= MAX_BODY_BYTES + DROPPED_BYTES:
+            while message.get("more_body", False) and received_bytes <= max_bytes + DROPPED_BYTES:
                 message = await receive()
                 received_bytes += len(message.get("body", b""))
             refusal = BodyTooLarge(
-                f"The request is larger than {MAX_BODY_BYTES // 1024**2} MiB, the most that is taken; send it in parts."
+                f"The request is larger than {max_bytes // 1024**2} MiB, the most that is taken; send it in parts."
             )
             raise refusal
 

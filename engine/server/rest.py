@@ -59,7 +59,7 @@ def router(translator: Translator, metrics: Metrics) -> APIRouter:
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}},
     )
     async def translate(request: Request) -> Response:
-        fields = wire.read_fields(await _read(request))
+        fields = wire.read_fields(await _read(request), wire.TranslateFields)
         texts = [fields.text] if isinstance(fields.text, str) else fields.text
         run_id = new_id()  # one for all texts of a list: they take turns with other requests as one
         first = wire.to_request(fields, texts[0], run_id)

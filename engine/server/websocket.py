@@ -71,7 +71,7 @@ class _Socket:
             raise DuplicateRun(f"The run {run_id!r} is under way and goes on; give a new run a new id.")
         if len(self._runs) >= MAX_RUNS:
             raise Overloaded(f"This socket has {MAX_RUNS} runs under way, the most there may be; wait, or cancel one.")
-        read = wire.read_fields(fields)
+        read = wire.read_fields(fields, wire.TranslateFields)
         if not isinstance(read.text, str):
             raise InvalidRequest("text must be a string: a run carries one text.")
         # The client's id is its own; the scheduler's is new, since two sockets may both call a run 'r1'.

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, assert_never
+from typing import Annotated, Any, Literal, TypeVar, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,6 +32,7 @@ MAX_TERM_CHARACTERS = 256  # a longer one is no term, and sixteen of them would 
 AUTO = "auto"
 
 JsonObject = dict[str, Any]
+AnyFields = TypeVar("AnyFields", bound="Fields")
 Word = Annotated[str, Field(max_length=MAX_TERM_CHARACTERS)]
 
 
@@ -53,8 +54,34 @@ class SamplingFields(BaseModel):
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")
 
 
-class TranslateFields(BaseModel):
-    """What REST and WebSocket are asked with. A description ends the sentence 'the field must be …' in an error."""
+class Fields(BaseModel):
+    """What every translation may be asked with. A description ends the sentence 'the field must be …' in an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    target_lang: str = Field(description="the code of a language, such as en", examples=["en"])
+    source_lang: str = Field(default=AUTO, description="the code of a language, such as zh, or auto")
+    context: str = Field(default="", description="a string: what the text is about, or what stands before it")
+    context_mode: bool = Field(default=False, description="true or false: show the model the text before each segment")
+    glossary: dict[Word, Word] = Field(
+        default_factory=dict,
+        description=f"an object {{source: target}} of at most {MAX_TERMS:,} strings, "
+        f"none with more than {MAX_TERM_CHARACTERS} characters",
+    )
+    sampling: SamplingFields = Field(default_factory=SamplingFields, description="an object")
+
+
+class DocumentFields(Fields):
+    """What comes with a file, as the fields of the same form."""
+
+    exclude: list[Word] = Field(
+        default_factory=list, max_length=MAX_TEXTS, description="a list of JSON keys, or of paths such as pages.*.slug"
+    )
+    retranslate: bool = Field(default=False, description="true or false: PO and XLIFF, what is translated already too")
+
+
+class TranslateFields(Fields):
+    """What REST and WebSocket are asked with."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -76,18 +103,8 @@ class TranslateFields(BaseModel):
     text: str | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
         description=f"a string, or a list of 1 to {MAX_TEXTS} strings"
     )
-    target_lang: str = Field(description="the code of a language, such as en", examples=["en"])
-    source_lang: str = Field(default=AUTO, description="the code of a language, such as zh, or auto")
-    context: str = Field(default="", description="a string: what the text is about, or what stands before it")
-    context_mode: bool = Field(default=False, description="true or false: show the model the text before each segment")
-    glossary: dict[Word, Word] = Field(
-        default_factory=dict,
-        description=f"an object {{source: target}} of at most {MAX_TERMS:,} strings, "
-        f"none with more than {MAX_TERM_CHARACTERS} characters",
-    )
     format: Format = Field(default="auto", description="text, html, markdown, or auto: decided by the text")
     stream: bool = Field(default=False, description="true or false")
-    sampling: SamplingFields = Field(default_factory=SamplingFields, description="an object")
 
 
 class Guess(BaseModel):
@@ -128,6 +145,26 @@ class TranslateAnswer(BaseModel):
     model: str
 
 
+class DocumentAnswer(BaseModel):
+    """How far a document is; what the answer of a text has too is there once it is done."""
+
+    id: str
+    name: str
+    status: Literal["queued", "translating", "done", "error"]
+    segments_done: int
+    segments_total: int | None = Field(description="null until it has been cut into segments")
+    target_lang: str
+    detected_source_lang: str | None = None
+    detection: list[Guess] | None = None
+    result_name: str | None = None
+    terms: list[TermAnswer] | None = None
+    warnings: list[WarningAnswer] | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    error: str | None = Field(default=None, description="a sentence, where the status is error")
+    code: str | None = None
+
+
 class ErrorAnswer(BaseModel):
     error: str = Field(examples=["This model does not speak 'xx'; choose one of: zh, en, fr."])
     code: str = Field(examples=["unknown_language"])
@@ -156,38 +193,38 @@ def read_form(form: Sequence[tuple[str, object]]) -> JsonObject:
     texts = [value for name, value in form if name == "text"]
     if len(texts) > 1:
         fields["text"] = texts
-    for name in ("glossary", "sampling"):
+    for name in ("glossary", "sampling", "exclude"):
         if isinstance(fields.get(name), str):
             fields[name] = read_json(fields[name] or "{}")
     return fields
 
 
-def read_fields(data: object) -> TranslateFields:
+def read_fields(data: object, model: type[AnyFields]) -> AnyFields:
     """Raises `InvalidRequest` with one sentence, the first thing that is off."""
     if not isinstance(data, dict):
         raise InvalidRequest('The request must be one JSON object, such as {"text": "你好", "target_lang": "en"}.')
     fields = {name: value for name, value in data.items() if value is not None}  # typed clients say null for unset
     # These before pydantic's turn: it would list every one of a million small mistakes, which takes it ten seconds.
     # An unknown name goes first also since it is often the misspelt form of one that is missing.
-    _refuse_unknown(fields, TranslateFields)
+    _refuse_unknown(fields, model)
     if isinstance(sampling := fields.get("sampling"), dict):
         _refuse_unknown(sampling, SamplingFields)
     if isinstance(glossary := fields.get("glossary"), dict) and len(glossary) > MAX_TERMS:
-        raise InvalidRequest(_must_be("glossary"))
+        raise InvalidRequest(_must_be(model, "glossary"))
     try:
-        return TranslateFields.model_validate(fields)
+        return model.model_validate(fields)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
-        raise InvalidRequest(_must_be(*problem["loc"], missing=problem["type"] == "missing")) from error
+        raise InvalidRequest(_must_be(model, *problem["loc"], missing=problem["type"] == "missing")) from error
 
 
-def to_request(fields: TranslateFields, text: str, request_id: str) -> TranslationRequest:
-    """`text` is that of `fields`, or one of them."""
+def to_request(fields: Fields, text: str, request_id: str) -> TranslationRequest:
+    """`text` is that of `fields` or one of them, or empty where it is in a document."""
     return TranslationRequest(
         text=text,
         target=fields.target_lang,
         source=None if fields.source_lang.strip().casefold() in ("", AUTO) else fields.source_lang,
-        format=fields.format,
+        format=fields.format if isinstance(fields, TranslateFields) else "auto",
         glossary=tuple(Term(source, target) for source, target in fields.glossary.items()),
         context=fields.context,
         context_mode=fields.context_mode,
@@ -289,8 +326,8 @@ def _refuse_unknown(fields: JsonObject, model: type[BaseModel]) -> None:
             raise InvalidRequest(f"{name[:80]!r} is not a field of a request{hint}")
 
 
-def _must_be(field: int | str, *inside: int | str, missing: bool = False) -> str:
-    description = TranslateFields.model_fields[str(field)].description
+def _must_be(model: type[BaseModel], field: int | str, *inside: int | str, missing: bool = False) -> str:
+    description = model.model_fields[str(field)].description
     if field == "sampling" and inside:
         field, description = f"sampling.{inside[0]}", SamplingFields.model_fields[str(inside[0])].description
     return f"{field} {'is missing; it must be' if missing else 'must be'} {description}."

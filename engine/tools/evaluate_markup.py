@@ -193,7 +193,7 @@ def tight(run: str) -> str:
 
 
 def _hostile(text: str, tags: marks.Tags) -> str:
-    return "1. # " + _by_run(lambda run: _WORD.sub(lambda word: word[0] + HOSTILE, run, count=1))(text, tags)
+    return "1. # " + _by_run(lambda run: _WORD.sub(lambda word: word[0] + HOSTILE, run))(text, tags)
 
 
 PSEUDO: dict[str, Callable[[str, marks.Tags], str]] = {
@@ -293,33 +293,52 @@ def nesting(text: str, tags: marks.Tags) -> dict[int, int] | None:
 # scores
 
 
+@dataclass(slots=True)
+class Speed:
+    """Seconds for so many bytes: parsing and rebuilding as it was, and rebuilding with accents in each block."""
+
+    bytes: int = 0
+    parsing: float = 0.0
+    writing: float = 0.0
+
+    def rates(self) -> dict[str, float]:
+        megabytes = self.bytes / 1e6
+        return {
+            "megabytes": round(megabytes, 3),
+            "identity_mb_a_second": round(megabytes / self.parsing, 2),
+            "translated_mb_a_second": round(megabytes / (self.parsing + self.writing), 2),
+        }
+
+
 def score(corpus: Corpus, progress: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Counts over a corpus. `progress` is called after each document or sentence."""
     counts: Counter[str] = Counter()
-    seconds = 0.0
+    speed = Speed()
     dice = random.Random(SEED)
     for document in corpus.documents:
-        seconds += _score_document(corpus.markup, document, counts, dice)
+        _score_document(corpus.markup, document, counts, dice, speed)
         progress()
     for answer in corpus.answers:
         counts["cases"] += 1
         counts["accepted"] += marks.mend(answer.text, answer.tags, answer.answer) == answer.answer
         _score_damage(answer, counts, dice)
         progress()
-    megabytes = sum(len(document.encode(errors="replace")) for document in corpus.documents) / 1e6
-    return dict(counts) | ({"mb_a_second": round(megabytes / seconds, 2)} if seconds else {})
+    return dict(counts) | (speed.rates() if corpus.documents else {})
 
 
-def _score_document(markup: Markup, source: str, counts: Counter[str], dice: random.Random) -> float:
-    """Adds to `counts`; the seconds that parsing, and rebuilding with accents, took."""
+def _score_document(markup: Markup, source: str, counts: Counter[str], dice: random.Random, speed: Speed) -> None:
     parser = PARSERS[markup]
     began = time.perf_counter()
     document = parser.parse(source)
     own = [block.text for block in document.blocks]
     same = rebuild(document, parser.write, own) == source
+    parsed = time.perf_counter()
     texts = {name: [change(block.text, block.tags) for block in document.blocks] for name, change in PSEUDO.items()}
+    began_to_write = time.perf_counter()
     rebuild(document, parser.write, texts["accents"])
-    seconds = time.perf_counter() - began
+    speed.bytes += len(source.encode(errors="replace"))
+    speed.parsing += parsed - began
+    speed.writing += time.perf_counter() - began_to_write
     counts["cases"] += 1
     counts["identical"] += same
     counts["blocks"] += len(own)
@@ -327,7 +346,6 @@ def _score_document(markup: Markup, source: str, counts: Counter[str], dice: ran
         _score_skeleton(markup, source, document, translated, name, counts)
     texts["damaged"] = [_damaged_text(block, counts, dice) for block in document.blocks]
     _score_skeleton(markup, source, document, texts["damaged"], "damaged", counts)
-    return seconds
 
 
 def _score_skeleton(
@@ -389,20 +407,22 @@ def run(folder: Path | None) -> dict[str, Any]:
 
 
 def show(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """The scores as a table to read: of each translation the skeletons kept, kept at last, and blocks stepped down."""
-    names = list(LOOK)
-    lines = [f"{'':24}{'cases':>6}{'same':>6}" + "".join(f"{name:>20}" for name in names)
-             + f"{'mended':>14}{'valid':>8}{'lost':>6}{'MB/s':>7}"]  # fmt: skip
+    """The scores as a table to read.
+
+    Of each translation: skeletons kept → kept once the blocks at fault, so many, have their source again.
+    """
+    heads = [*LOOK, "mended", "valid", "lost", "MB/s: identity", "translated"]
+    lines = [f"{'':22}{'cases':>6}{'same':>6}" + "".join(f"{head:>18}" for head in heads)]
     for corpus, counts in scores.items():
-        cells = []
-        for name in names:
-            kept, last, down = (counts.get(f"{name} {key}", 0) for key in ("kept", "kept at last", "stepped down"))
-            cells.append(f"{kept} → {last} ({down})" if "identical" in counts else "–")
-        same = counts.get("identical", counts.get("accepted", 0))
-        answers = counts.get("answers", 0)
-        lines.append(
-            f"{corpus:24}{counts['cases']:>6}{same:>6}" + "".join(f"{cell:>20}" for cell in cells)
-            + f"{counts.get('mended', 0):>7}/{answers:<6}{counts.get('valid', 0):>8}{counts.get('text lost', 0):>6}"
-            + f"{counts.get('mb_a_second', 0):>7}"
-        )  # fmt: skip
+        of = Counter(counts)
+        cells = [
+            f"{of[f'{name} kept']} → {of[f'{name} kept at last']} ({of[f'{name} stepped down']})"
+            if of["megabytes"]
+            else "–"
+            for name in LOOK
+        ]
+        cells += [f"{of['mended']}/{of['answers']}", f"{of['valid']}", f"{of['text lost']}"]
+        cells += [f"{of[f'{speed}_mb_a_second'] or '–'}" for speed in ("identity", "translated")]
+        same = of["identical"] or of["accepted"]
+        lines.append(f"{corpus:22}{of['cases']:>6}{same:>6}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(lines)

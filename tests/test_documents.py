@@ -1,0 +1,231 @@
+"""`/documents` over a real socket: a file in, how far it is, the same file in another language."""
+
+import json
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from engine.backends.echo import EchoBackend
+from engine.types import Prompt, TokenChunk
+from tests.conftest import Serve, soon
+
+SLOW = 0.01  # seconds a token
+PAGE = b"<!doctype html><meta charset=iso-8859-1><p>The <b>river</b> is wide \xe9.</p>\r\n<pre>x</pre>"
+
+
+class Shouts(EchoBackend):
+    """Translates into capitals, and counts what it is asked."""
+
+    asked = 0
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
+        self.asked += 1
+        parts = prompt.source.replace("<", "\0<").replace(">", ">\0").split("\0")
+        said = "".join(part if part.startswith("<") else part.upper() for part in parts)
+        async for chunk in super().stream(Prompt(prompt.text, said, prompt.max_new_tokens)):
+            yield chunk
+
+
+@pytest.fixture(scope="module")
+def url(serve: Serve) -> str:
+    return serve(Shouts())
+
+
+def send(url: str, name: str, data: bytes, **fields: Any) -> httpx.Response:
+    fields = {"source_lang": "en", "target_lang": "fr", **fields}
+    return httpx.post(f"{url}/documents", files={"file": (name, data)}, data=fields, timeout=20)
+
+
+def status_of(url: str, document_id: str) -> dict[str, Any]:
+    answer: dict[str, Any] = httpx.get(f"{url}/documents/{document_id}").json()
+    return answer
+
+
+def ended(url: str, document_id: str) -> dict[str, Any]:
+    soon(lambda: status_of(url, document_id)["status"] in ("done", "error"), seconds=8)
+    return status_of(url, document_id)
+
+
+def translated(url: str, name: str, data: bytes, **fields: Any) -> httpx.Response:
+    answer = send(url, name, data, **fields)
+    assert answer.status_code == 202, answer.text
+    status = ended(url, answer.json()["id"])
+    assert status["status"] == "done", status
+    return httpx.get(f"{url}/documents/{status['id']}/result")
+
+
+def test_a_file_is_taken_translated_and_given_back(url: str) -> None:
+    taken = send(url, "page one.html", PAGE)
+    assert taken.status_code == 202
+    assert taken.headers["Location"] == f"/documents/{taken.json()['id']}"
+    status = ended(url, taken.json()["id"])
+    assert (status["status"], status["segments_done"], status["segments_total"]) == ("done", 1, 1)
+    assert (status["name"], status["result_name"]) == ("page one.html", "page one.fr.html")
+    assert status["usage"]["output_tokens"] > 0
+    assert status["model"] == "echo"
+    result = httpx.get(f"{url}/documents/{status['id']}/result")
+    assert result.content == PAGE.replace(b"The <b>river</b> is wide \xe9", b"THE <b>RIVER</b> IS WIDE \xc9")
+    assert "page%20one.fr.html" in result.headers["Content-Disposition"]
+    assert result.headers["Content-Disposition"].startswith("attachment")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("a.txt", b"One.\r\n\r\n%s two\n", b"ONE.\r\n\r\n%s TWO\n"),
+        ("A.TXT", "Où ça.\n".encode("utf-16"), "OÙ ÇA.\n".encode("utf-16")),
+        ("b.md", b"# One *two*\n\n```\nx\n```\n", b"# ONE *TWO*\n\n```\nx\n```\n"),
+        ("c.json", b'{"id": "a", "n": 1, "say": "One {x}"}', b'{"id": "a", "n": 1, "say": "ONE {x}"}'),
+        ("d.htm", b"<p>12</p>", b"<p>12</p>"),
+    ],
+)
+def test_each_kind_comes_back_as_what_it_was(url: str, name: str, data: bytes, expected: bytes) -> None:
+    assert translated(url, name, data, exclude='["id"]').content == expected
+
+
+def test_what_an_encoding_lacks_is_written_as_a_reference_in_html(serve: Serve) -> None:
+    class Greek(EchoBackend):
+        async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
+            yield TokenChunk("αβ")
+            yield TokenChunk("", 0, "stop")
+
+    url = serve(Greek())
+    page = translated(url, "a.html", b"<meta charset=latin1><p>The caf\xe9</p>").content
+    assert page.endswith(b"<p>&#945;&#946;</p>")
+    assert translated(url, "a.txt", b"The caf\xe9 is over there").content == "αβ".encode()
+
+
+BAD: list[tuple[str, bytes, dict[str, Any], int, str, str]] = [
+    ("a.txt", b"", {}, 400, "empty_text", "The file is empty"),
+    ("a.exe", b"MZ", {}, 415, "unsupported_media", ".exe are not translated here; send one of: .txt"),
+    ("noending", b"x", {}, 415, "unsupported_media", "without an ending"),
+    ("a.txt", bytes(range(256)) * 40, {}, 422, "bad_document", "is no text in any encoding"),
+    ("a.json", b"{", {}, 422, "bad_document", "no valid JSON"),
+    ("a.txt", b"One", {"target_lang": "xx"}, 400, "unknown_language", "'xx'"),
+    ("a.txt", b"One", {"target_lang": "en"}, 400, "same_language", "both English"),
+    ("a.txt", b"One", {"colour": "red"}, 422, "invalid_request", "'colour' is not a field"),
+    ("a.txt", b"One", {"exclude": "id"}, 400, "broken_json", "not JSON"),
+    ("a.txt", b"One two three. " * 80_000, {}, 413, "text_too_long", "characters"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "fields", "status", "code", "said"), BAD)
+def test_what_cannot_be_done_is_said_at_once(
+    url: str, name: str, data: bytes, fields: dict[str, Any], status: int, code: str, said: str
+) -> None:
+    answer = send(url, name, data, **fields)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert said in answer.json()["error"]
+
+
+def test_a_request_that_is_no_form_or_has_no_file_is_told_so(url: str) -> None:
+    assert httpx.post(f"{url}/documents", json={"target_lang": "fr"}).status_code == 415
+    answer = httpx.post(f"{url}/documents", files={"other": ("a.txt", b"x")}, data={"target_lang": "fr"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert "file is missing" in answer.json()["error"]
+
+
+def test_a_file_may_be_larger_than_other_requests_and_has_a_limit_of_its_own(url: str) -> None:
+    text = b"\n" * 10_000_000
+    assert translated(url, "empty.txt", text).content == text
+    answer = send(url, "empty.txt", text * 6)
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    assert "50 MiB" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["x", "..%2f..%2fetc", "%00", "a" * 500])
+def test_an_unknown_document_is_not_found(url: str, path: str) -> None:
+    for answer in (httpx.get(f"{url}/documents/{path}"), httpx.get(f"{url}/documents/{path}/result")):
+        assert answer.status_code == 404
+    assert httpx.delete(f"{url}/documents/x").json()["code"] == "no_such_document"
+
+
+def test_a_name_cannot_leave_its_folder(url: str) -> None:
+    answer = send(url, "../../etc/pass\u202ewd<b>.txt", b"One")
+    assert "/" not in answer.json()["name"]
+    assert "<" not in answer.json()["name"]
+    assert ended(url, answer.json()["id"])["status"] == "done"
+
+
+def test_a_result_asked_for_too_early_is_refused_and_deleting_cancels(serve: Serve) -> None:
+    backend = EchoBackend(delay_seconds=SLOW)
+    url = serve(backend)
+    document_id = send(url, "book.txt", b"This is one line of a book.\n" * 5_000).json()["id"]
+    soon(lambda: status_of(url, document_id)["segments_done"] > 2, seconds=8)
+    status = status_of(url, document_id)
+    assert (status["status"], status["segments_total"]) == ("translating", 5_000)
+    answer = httpx.get(f"{url}/documents/{document_id}/result")
+    assert (answer.status_code, answer.json()["code"]) == (409, "document_not_ready")
+    assert " of 5,000 segments" in answer.json()["error"]
+    assert httpx.delete(f"{url}/documents/{document_id}").status_code == 204
+    assert httpx.get(f"{url}/documents/{document_id}").status_code == 404
+    soon(lambda: backend.running == 0)
+
+
+def test_a_document_goes_on_after_a_restart_where_it_stood(serve: Serve, tmp_path: Path) -> None:
+    lines = [f"This is line {number} of a book." for number in range(200)]
+    url = serve(Shouts(delay_seconds=SLOW), data_dir=tmp_path)
+    document_id = send(url, "book.txt", "\n".join(lines).encode()).json()["id"]
+    soon(lambda: status_of(url, document_id)["segments_done"] > 20, seconds=8)
+    serve.stop(last=True)
+    (written,) = tmp_path.glob("documents/*/segments.jsonl")
+    done = written.read_text().count('"source"')
+    assert 20 < done < 200
+    with written.open("a") as torn:
+        torn.write('{"source": "half a li')
+    backend = Shouts()
+    again = serve(backend, data_dir=tmp_path)
+    assert ended(again, document_id)["status"] == "done"
+    assert backend.asked <= 200 - done + 1  # and the self-test
+    assert httpx.get(f"{again}/documents/{document_id}/result").text == "\n".join(lines).upper()
+
+
+def test_finished_and_failed_documents_outlive_a_restart(serve: Serve, tmp_path: Path) -> None:
+    class Fails(EchoBackend):
+        async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
+            if "bad" in prompt.source:
+                raise ZeroDivisionError
+            async for chunk in super().stream(prompt):
+                yield chunk
+
+    url = serve(Fails(), data_dir=tmp_path)
+    good, bad = (send(url, "a.txt", text).json()["id"] for text in (b"One good line", b"One bad line"))
+    assert ended(url, good)["status"] == "done"
+    failed = ended(url, bad)
+    assert (failed["status"], failed["code"]) == ("error", "backend_failed")
+    serve.stop(last=True)
+    (tmp_path / "documents" / "no-document").mkdir()
+    url = serve(EchoBackend(), data_dir=tmp_path)
+    assert httpx.get(f"{url}/documents/{good}/result").content == b"One good line"
+    assert status_of(url, bad)["error"] == failed["error"]
+    assert httpx.get(f"{url}/documents/{bad}/result").status_code == 409
+    assert not (tmp_path / "documents" / "no-document").exists()
+
+
+def test_two_servers_do_not_share_a_folder(serve: Serve, tmp_path: Path) -> None:
+    serve(EchoBackend(), data_dir=tmp_path)
+    second = serve(EchoBackend(), data_dir=tmp_path)
+    document_id = send(second, "a.txt", b"One").json()["id"]
+    assert ended(second, document_id)["status"] == "done"
+    assert not (tmp_path / "documents" / document_id).exists()
+
+
+def test_a_document_takes_its_turns_with_others(serve: Serve) -> None:
+    url = serve(EchoBackend(delay_seconds=SLOW, slots=2), slots=2)
+    document_id = send(url, "book.txt", b"This is one line of a book.\n" * 5_000).json()["id"]
+    soon(lambda: status_of(url, document_id)["segments_done"] > 2, seconds=8)
+    began = time.monotonic()
+    answer = httpx.post(f"{url}/translate", json={"text": "A line.", "source_lang": "en", "target_lang": "fr"})
+    assert answer.json()["translation"] == "A line."
+    assert time.monotonic() - began < 2
+    httpx.delete(f"{url}/documents/{document_id}")
+
+
+def test_glossary_and_sampling_come_as_json_in_the_form(url: str) -> None:
+    answer = send(url, "a.txt", b"The river is wide.", glossary=json.dumps({"river": "RIVER"}), sampling='{"seed": 1}')
+    (term,) = ended(url, answer.json()["id"])["terms"]
+    assert (term["count"], term["applied"]) == (1, 1)
