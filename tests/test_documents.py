@@ -10,11 +10,23 @@ import httpx
 import pytest
 
 from engine.backends.echo import EchoBackend
+from engine.documents.read import KINDS
 from engine.types import Prompt, TokenChunk
 from tests.conftest import Serve, soon
 
 SLOW = 0.01  # seconds a token
 PAGE = b"<!doctype html><meta charset=iso-8859-1><p>The <b>river</b> is wide \xe9.</p>\r\n<pre>x</pre>"
+
+
+SUBTITLE = b"1\r\n00:00:01,000 --> 00:00:02,000\r\n<i>ONE</i> TWO.\r\n"
+PO = b'msgid ""\nmsgstr ""\n\nmsgid "One %s"\nmsgstr "ONE %s"\n'
+XLIFF = (
+    '<?xml version="1.0" encoding="windows-1252"?><xliff version="1.2" xmlns="urn:oasis:names:tc:xliff:document:1.2">'
+    '<file original="a" source-language="en" datatype="plaintext"{}><body>'
+    '<trans-unit id="1"><source>One \x85 caf\xe9</source>{}</trans-unit></body></file></xliff>'
+).replace("\x85", "…")
+XLIFF_FRENCH = XLIFF.format(' target-language="fr"', '<target state="translated">ONE … CAF\xc9</target>')
+XLIFF = XLIFF.format("", "")
 
 
 class Shouts(EchoBackend):
@@ -81,10 +93,24 @@ def test_a_file_is_taken_translated_and_given_back(url: str) -> None:
         ("b.md", b"# One *two*\n\n```\nx\n```\n", b"# ONE *TWO*\n\n```\nx\n```\n"),
         ("c.json", b'{"id": "a", "n": 1, "say": "One {x}"}', b'{"id": "a", "n": 1, "say": "ONE {x}"}'),
         ("d.htm", b"<p>12</p>", b"<p>12</p>"),
+        ("e.srt", b"1\r\n00:00:01,000 --> 00:00:02,000\r\n<i>One</i> two.\r\n", SUBTITLE),
+        ("f.po", b'msgid ""\nmsgstr ""\n\nmsgid "One %s"\nmsgstr ""\n', PO),
+        ("g.xlf", XLIFF.encode("cp1252"), XLIFF_FRENCH.encode("cp1252")),
     ],
 )
 def test_each_kind_comes_back_as_what_it_was(url: str, name: str, data: bytes, expected: bytes) -> None:
     assert translated(url, name, data, exclude='["id"]').content == expected
+
+
+def test_every_kind_of_document_is_read_and_no_other() -> None:
+    promised = ".txt .md .html .srt .vtt .json .po .xliff .docx .pptx .xlsx .epub".split()
+    assert set(promised) <= set(KINDS)
+
+
+def test_a_page_says_its_new_language(url: str) -> None:
+    page = b'<html lang="en"><p>One</p></html>'
+    assert translated(url, "a.html", page).content == b'<html lang="fr"><p>ONE</p></html>'
+    assert translated(url, "a.html", page, target_lang="ar").content == b'<html dir="rtl" lang="ar"><p>ONE</p></html>'
 
 
 def test_what_an_encoding_lacks_is_written_as_a_reference_in_html(serve: Serve) -> None:

@@ -1,9 +1,13 @@
 """Text in, translation out. The words travel by `static/stream.js`, not through Gradio: its events here only hand the
 values of the components to `window.yiwen`."""
 
+from typing import get_args
+
 import gradio as gr
 
+from engine.documents.read import KINDS
 from engine.translator import Translator
+from engine.types import Format
 from ui.i18n import label
 from ui.pickers import pickers
 
@@ -12,11 +16,19 @@ TERM_ROWS = 3  # empty ones, to begin with
 
 # The box has no value, ever: giving a gr.HTML a value draws it anew and would wipe what was streamed into it.
 _OUTPUT = '<div id="yw-output-box" role="region" tabindex="0" aria-busy="false"></div>'
-_COUNTS = '<p class="yw-counts"><span id="yw-characters"></span> <span id="yw-tokens"></span></p>'
+_OPTIONS = "".join(f'<option value="{name}"></option>' for name in get_args(Format))
+_COUNTS = f"""
+<p class="yw-counts"><select id="yw-format">{_OPTIONS}</select>
+<span id="yw-characters"></span> <span id="yw-tokens"></span></p>
+"""
 _STATUS = """
 <p class="yw-status"><span id="yw-status" role="status" aria-live="polite"></span>
 <span id="yw-rate" aria-hidden="true"></span></p>
 """
+# An accordion's inside comes into the page when it is opened first, so these two are filled then.
+_DROP = '<label class="yw-drop"></label>'
+_USE_DROP = f"""window.yiwen.documents.useZone(element.querySelector("label"), "{",".join(KINDS)}")"""
+_USE_LIST = "window.yiwen.documents.useList(element)"
 _NOTES = '<ul id="yw-notes" role="alert"></ul>'
 
 
@@ -68,8 +80,19 @@ def text_tab(translator: Translator) -> tuple[gr.Dropdown, gr.Dataframe]:
                 buttons=[],
             )
             add_row = gr.Button(label("add_row"), elem_id="yw-add-row", size="sm", min_width=0)
+        with gr.Accordion(label("document"), open=False):
+            gr.HTML(html_template=_DROP, js_on_load=_USE_DROP, apply_default_css=False)
+            translate_document = gr.Button(
+                label("translate_document"), elem_id="yw-translate-document", size="sm", min_width=0
+            )
+            gr.HTML(html_template="<div></div>", js_on_load=_USE_LIST, apply_default_css=False)
     texts = [source_language, target_language, source]
     translate.click(None, [*texts, context, terms], js="(...values) => { window.yiwen.start(...values) }")
+    translate_document.click(
+        None,
+        [source_language, target_language, context, terms],
+        js="(...values) => { window.yiwen.startDocument(...values) }",
+    )
     add_row.click(None, [terms], [terms], js="(terms) => window.yiwen.addRow(terms)")
     stop.click(None, js="() => { window.yiwen.stop() }")
     copy.click(None, js="() => { window.yiwen.copy() }")

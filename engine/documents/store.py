@@ -102,9 +102,10 @@ class Documents:
         if not data:
             raise EmptyText("The file is empty; send one with text in it.")
         order = replace(order, name=_plain_name(order.name))
+        request = self._translator.checked(order.request, 0)
+        order = replace(order, request=request, options=replace(order.options, target=request.target))
         file = await asyncio.to_thread(read, order.name, data, order.options)
-        size = sum(len(block.text) for block in file.blocks)
-        order = replace(order, request=self._translator.checked(order.request, size))
+        self._translator.checked(request, sum(len(block.text) for block in file.blocks))
         await self._make_room()
         job = Job(secrets.token_urlsafe(16), order, time.time())
         await asyncio.to_thread(_write_order, self._folder / job.id, job, data)

@@ -160,12 +160,21 @@ window.yiwen = (() => {
     unreachable: () => fail(say("unreachable")),
   };
 
+  const documents = window.yiwenDocuments(document.baseURI, { say, element });
   const stream = window.yiwenStream(document.baseURI, (message) => on[message.type]?.(message));
 
   // ── the buttons ───────────────────────────────────────────────────────────────────────────────────────────────
 
-  function start(source, into, text, context, terms) {
+  function glossary(terms) {
     const rows = terms.data.map((row) => row.map((cell) => String(cell ?? "").trim()));
+    return Object.fromEntries(rows.filter(([term, translation]) => term && translation));
+  }
+
+  function startDocument(source, into, context, terms) {
+    documents.start({ source_lang: source, target_lang: into, context, glossary: JSON.stringify(glossary(terms)) });
+  }
+
+  function start(source, into, text, context, terms) {
     target = into;
     total = 0;
     current = -1;
@@ -177,8 +186,9 @@ window.yiwen = (() => {
       source_lang: source,
       target_lang: into,
       text,
+      format: at("yw-format").value,
       context,
-      glossary: Object.fromEntries(rows.filter(([term, translation]) => term && translation)),
+      glossary: glossary(terms),
     });
   }
 
@@ -264,6 +274,9 @@ window.yiwen = (() => {
   function boot(target, terms) {
     document.documentElement.lang = chinese ? "zh-CN" : "en";
     for (const spoken of document.querySelectorAll("[data-say]")) spoken.textContent = say(spoken.dataset.say);
+    for (const option of at("yw-format").options) option.textContent = say(`format_${option.value}`);
+    at("yw-format").setAttribute("aria-label", say("format"));
+    documents.resume();
     at("yw-model").textContent = model;
     at("yw-licence").textContent = licence;
     at("yw-licence").parentElement.hidden = !licence;
@@ -292,5 +305,5 @@ window.yiwen = (() => {
     return [first ?? target, { ...terms, headers: [say("term"), say("term_translation")] }];
   }
 
-  return { boot, say, start, stop, swap, addRow, copy, count, meter, useServer: (functions) => (server = functions) };
+  return { boot, say, documents, start, startDocument, stop, swap, addRow, copy, count, meter, useServer: (functions) => (server = functions) };
 })();
