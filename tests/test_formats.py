@@ -194,9 +194,11 @@ def test_a_placeholder_the_model_forgets_is_asked_for_again_before_it_is_put_at_
 
 @pytest.mark.parametrize(("target", "space"), [("fr", " "), ("ru", " "), ("ja", ""), ("ko", ""), ("tr", "")])
 def test_a_space_after_a_placeholder_comes_back_where_words_have_spaces(target, space):
+    """…and where it is no word with what stands before or after it in the source, but not within one."""
     letter = {"ru": "д", "ja": "で"}.get(target, "d")
-    backend = Scripted(lambda prompt: f"<s1></s1>{letter} <s2></s2>{letter}.")
-    assert run(ask("{a} for {b}x.", target=target), backend)[-1].text == f"{{a}}{space}{letter} {{b}}{letter}."
+    backend = Scripted(lambda prompt: f"<s1></s1>{letter} <s2></s2>{letter}{letter}<s3></s3>")
+    expected = f"{{a}}{space}{letter} {{b}}{letter}{letter}{space}{{c}}"
+    assert run(ask("{a} for {b}x {c}", target=target), backend)[-1].text == expected
 
 
 def test_a_model_that_never_learnt_marks_sees_none():

@@ -151,20 +151,23 @@ def lost(text: str, tags: Tags, answer: str) -> list[int]:
 
 
 def spaced(text: str, tags: Tags, answer: str) -> str:
-    """The answer, whose marks are right, with a space between a letter and a tag that stands alone, where the model
-    joined what is parted in `text`: `<s1></s1>para` for `<s1></s1> for`."""
-    parted = {number for number, after in _neighbours(text, tags) if after.isspace()}
-    joined = [number for number, after in _neighbours(answer, tags) if number in parted and _LETTER.match(after)]
-    for number in joined:
+    """The answer, whose marks are right, with a space between a word and a tag that stands alone, where the model
+    joined what is no word in `text`: `file<s1></s1>` for `file <s1></s1>`."""
+    for number in {*_touching(answer, tags, -1)} - {*_touching(text, tags, -1)}:
+        answer = answer.replace(f"<s{number}>", f" <s{number}>", 1)
+    for number in {*_touching(answer, tags, 1)} - {*_touching(text, tags, 1)}:
         answer = answer.replace(f"</s{number}>", f"</s{number}> ", 1)
     return answer
 
 
-def _neighbours(text: str, tags: Tags) -> Iterator[tuple[int, str]]:
-    """The tags that stand alone and have text after them, and its first character."""
-    for mark, after in pairwise(pieces(text, tags)):
-        if isinstance(mark, Mark) and isinstance(after, str) and stands_alone(tags, mark.number):
-            yield mark.number, after[0]
+def _touching(text: str, tags: Tags, side: Literal[-1, 1]) -> Iterator[int]:
+    """The tags that stand alone and have a letter right before (-1) or after (1) them."""
+    for first, second in pairwise(pieces(text, tags)):
+        mark, run, letter = (first, second, 0) if side > 0 else (second, first, -1)
+        if not isinstance(mark, Mark) or not isinstance(run, str):
+            continue
+        if stands_alone(tags, mark.number) and _LETTER.match(run[letter]):
+            yield mark.number
 
 
 def _no_words_in_tags_alone(tree: _Tree, tags: Tags) -> bool:
