@@ -109,14 +109,15 @@ class Block:
     form: str  # how its text is written, in the parser's words: what must be escaped, and how
     tags: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     spelling: Mapping[str, str] = field(default_factory=dict)  # a run → its source, where escaping gives another
-    nested: Mapping[int, tuple[Skeleton, Skeleton]] = field(default_factory=dict)  # tags with blocks in them: alt texts
+    nested: Mapping[int, tuple[Skeleton, Skeleton]] = field(default_factory=dict)  # see `Document`
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """What every parser returns. The skeleton is copied as it is; a number in it is the place of that block.
 
-    A block that stands in a tag of another comes before that one, and is named in its `nested` alone.
+    A block that stands in a tag of another, as an alternative text does, comes before that one and is named in its
+    `nested` alone: number n holds the skeletons of its (opening, closing), number 0 that of its whole source.
     """
 
     skeleton: Skeleton

@@ -3,18 +3,20 @@ import re
 import time
 from pathlib import Path
 
-import pyromark
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from mdit_py_plugins.footnote import footnote_plugin
 
+from engine.markup import verify
 from engine.markup.markdown import parse, write
+from engine.markup.marks import pieces
 from engine.markup.spans import rebuild
 
 FIXTURES = Path(__file__).parent / "fixtures" / "markup" / "markdown"
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "markup"
+FRONT_MATTER = re.compile(r"\A---\n.*?\n---(\n|\Z)", re.DOTALL)
 MARK = re.compile(r"(</?s\d+>)")
 ACCENTS = str.maketrans("aceinosuyACEINOSUY", "áćéíńóśúýÁĆÉÍŃÓŚÚÝ")
 HOSTILE = "*_`[x](y)<b>&lt;|~~$#"
@@ -51,6 +53,10 @@ PSEUDO = {
 }
 
 
+def html_skeleton(source):
+    return str([item for item in verify.skeleton("html", " ".join(source.split())) if item != verify.TEXT])
+
+
 def parser():
     return MarkdownIt("commonmark").enable(["table", "strikethrough"]).use(footnote_plugin)
 
@@ -66,45 +72,27 @@ def skeleton(source):
             if token.type == "html_inline":
                 shown.append({"<em>": "em_open", "</em>": "em_close", "<strong>": "strong_open",
                               "</strong>": "strong_close", "<del>": "s_open", "</del>": "s_close"}
-                             .get(token.content, " ".join(token.content.split())))  # fmt: skip
+                             .get(token.content, html_skeleton(token.content)))  # fmt: skip
             elif token.type == "image":
                 shown.append((token.type, token.attrs["src"]))
             elif token.type == "code_inline":
                 shown.append((token.type, " ".join(token.content.split())))
             else:
-                shown.append((token.type, token.attrs.get("href"), token.attrs.get("title")))
+                shown.append((token.type, token.attrs.get("href"), "title" in token.attrs))
         return [item[0] if isinstance(item, tuple) and item[0].startswith(("em", "strong", "s_")) else item
                 for item in shown]  # fmt: skip
 
     env = {}
     tokens = parser().parse(source, env)
     blocks = [
-        inline(token.children) if token.type == "inline" else (token.type, token.tag, token.info, token.content)
+        inline(token.children)
+        if token.type == "inline"
+        else (token.type, html_skeleton(token.content))
+        if token.type == "html_block"
+        else (token.type, token.tag, token.info, token.content)
         for token in tokens
     ]
     return blocks, {label: ref["href"] for label, ref in env.get("references", {}).items()}
-
-
-def independent_skeleton(source):
-    """pulldown-cmark's events without their text."""
-    options = pyromark.Options.ENABLE_TABLES | pyromark.Options.ENABLE_STRIKETHROUGH
-    shown = []
-    for event in pyromark.events(source, options=options):
-        match event:
-            case "SoftBreak" | {"Text": _}:
-                pass
-            case {"InlineHtml": html}:
-                name = {"em": "Emphasis", "strong": "Strong", "del": "Strikethrough"}.get(html.strip("</>"))
-                shown.append(name or " ".join(html.split()))
-            case {"Start": {"Link": link}} | {"Start": {"Image": link}}:
-                shown.append(("link", link["dest_url"], link["title"]))
-            case {"Start": ("Emphasis" | "Strong" | "Strikethrough") as name} | {"End": ("Emphasis" | "Strong" | "Strikethrough") as name}:  # noqa: E501  # fmt: skip
-                shown.append(name)
-            case {"Code": code}:
-                shown.append(("code", " ".join(code.split())))
-            case _:
-                shown.append(str(event))
-    return shown
 
 
 def pages():
@@ -126,8 +114,6 @@ def test_translated_examples_keep_their_skeleton(name, pseudo):
     for source in examples()[name]:
         translated = rebuilt(source, PSEUDO[pseudo])
         assert skeleton(translated) == skeleton(source), translated
-        if "<!--> foo -->" not in source:  # CommonMark 0.31 reads it in another way than 0.29, whose example it is
-            assert independent_skeleton(translated) == independent_skeleton(source), translated
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the corpora are not here")
@@ -137,11 +123,11 @@ def test_translated_pages_keep_their_skeleton(pseudo):
         source = path.read_bytes().decode()
         assert rebuilt(source) == source
         translated = rebuilt(source, PSEUDO[pseudo])
+        source, translated = FRONT_MATTER.sub("", source), FRONT_MATTER.sub("", translated)
         assert skeleton(translated) == skeleton(source), path
-        assert independent_skeleton(translated) == independent_skeleton(source), path
 
 
-@pytest.mark.parametrize("start", ["", "\ufeff", "\ufeff---\r\ntitle: x\r\n---\r\n"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "\ufeff---\r\nlayout: x\r\n---\r\n"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 def test_line_ends_nul_tabs_and_a_byte_order_mark_stay(start, line_end):
     source = start + line_end.join(["# A\0b", "", "-\tc\td  ", "\te *f*", "", "> g\\", "> h", ""])
@@ -180,7 +166,8 @@ def test_any_text_comes_back_as_it_was_and_none_raises(source):
 @given(st.lists(st.sampled_from(SOUP), max_size=60).map("".join))
 def test_marks_are_well_nested_and_each_has_its_tag(source):
     for block in parse(source).blocks:
-        assert any(map(str.isalpha, MARK.sub("", block.text)))
+        runs = pieces(block.text, block.tags)
+        assert any(map(str.isalpha, "".join(run for run in runs if isinstance(run, str))))
         opened, seen = [], []
         for mark in re.finditer(r"<(/?)s(\d+)>", block.text):
             number = int(mark[2])
@@ -212,7 +199,7 @@ CASES = [
     ("a &lt;b&gt;", "<b> a", "\\<b\\> a"),
     ("*[a](b)*", "c", "*[c](b)*"),
     ("a<sup>b</sup>c", "d<s1>e</s1>f", "d<sup>e</sup>f"),
-    ("::: tip A\nb\n:::", "c", "::: tip A\nc\n:::"),
+    ("::: tip A\nb\n:::", "c", "::: tip c\nb\n:::"),
     ("> [!NOTE]\n> a", "b", "> [!NOTE]\n> b"),
     ("\\www.a.b c", "<s1></s1> d", "\\www.a.b d"),
     ("| a\\|b http://c.d e |\n|---|", "f", "| f |\n|---|"),
@@ -227,10 +214,8 @@ def test_a_translation_is_written_so_that_it_is_read_as_meant(source, translatio
     assert rebuilt(source, lambda other: translation if other == text else other) == expected
 
 
-def test_code_math_html_blocks_definitions_and_front_matter_are_not_offered():
-    source = (
-        "---\ntitle: a\n---\n\n```\nb\n```\n\n    c\n\n$$\nd\n$$\n\n<div>e</div>\n\n[f]: g 'h'\n\n---\n\n123\n\ni\n"
-    )
+def test_code_math_definitions_and_data_are_not_offered():
+    source = "---\nlayout: a\n---\n\n```\nb\n```\n\n    c\n\n$$\nd\n$$\n\n[f]: g\n\n---\n\n123\n\ni\n"
     assert [block.text for block in parse(source).blocks] == ["i"]
 
 

@@ -44,6 +44,22 @@ def test_every_byte_comes_back(source):
         ("Good :smile: and :+1: at 10:30:45", [":smile:"]),
         ("A line<br/>more <x id='1'/>text", ["<br/>", "<x id='1'/>"]),
         ("Half </b> of a <i>pair", ["</b>", "<i>"]),
+        ("{n, plural, one {# item} other {{x} items}} left", ["{n, plural, one {# item} other {{x} items}}"]),
+        (
+            "On {day, date, short} {who, select, male {he} other {they}} came",
+            ["{day, date, short}", "{who, select, male {he} other {they}}"],
+        ),
+        (
+            "{% if x %}yes{% endif %} $name or %USER% at %H:%M",
+            ["{% if x %}", "{% endif %}", "$name", "%USER%", "%H", "%M"],
+        ),
+        (
+            "Run ./run.sh or src/app/main.py, not D:/x/y or \\\\host\\share",
+            ["./run.sh", "src/app/main.py", "D:/x/y", "\\\\host\\share"],
+        ),
+        ("and/or, he/she/they, km/h, 24/7, AC/DC, TCP/IP, I/O, n/a, w/o, 1/2/2024, client/server/peer", []),
+        ("100% of C# and F# on .NET cost $5 or US$ 10; 5 % in 2024, 3:4", []),
+        ("Ω ≈ 3, a_b, x:y, {not one} { nor this }, [link], 😀🏳️‍🌈", []),
         ("50% discount, 20% of it, and/or 3 < 4 > 2, a<b and c>d; rate: good", []),
     ],
 )
@@ -77,7 +93,29 @@ def test_lines_and_what_has_no_words_stay():
 
 
 def test_much_of_anything_takes_no_time():
-    for part in ("a", "a.", "<a ", "`", "{", ":a", "/a", "%", "<b>", "</b>", "(", ")", "http://(", "a@", "1"):
+    for part in (
+        "a",
+        "a.",
+        "<a ",
+        "`",
+        "{",
+        ":a",
+        "/a",
+        "%",
+        "<b>",
+        "</b>",
+        "(",
+        ")",
+        "http://(",
+        "a@",
+        "1",
+        "{a,plural,",
+        "{a,plural,{",
+        "a/",
+        "$a",
+        "%a",
+        "\\\\a\\",
+    ):
         source = "http://x" + part * (200_000 // len(part))
         assert rebuilt(plain.parse(source)) == source
 

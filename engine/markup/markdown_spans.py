@@ -1,43 +1,37 @@
-"""Where in a Markdown source each inline thing stands: markdown-it-py, made to say so. Knows no marks or translations.
+"""Where in a Markdown source each inline thing stands. Knows no marks or translations.
 
-Its public tokens have no offsets within a line, so this uses its internals: a new version must be looked at first.
-Dialect: CommonMark with GFM's tables, `~~` and task boxes, `$` math, footnotes, alerts, `:::` containers, and
-template expressions as single things.
+What the parser's tokens say is laid over the source, and only believed where it fits: letter by letter, or not at all.
 """
 
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
-from markdown_it import MarkdownIt, __version__
-from markdown_it.common.utils import normalizeReference
-from markdown_it.helpers import parseLinkLabel
-from markdown_it.parser_block import RuleFuncBlockType
-from markdown_it.parser_inline import ParserInline
-from markdown_it.rules_block import StateBlock
-from markdown_it.rules_inline import StateInline
+from markdown_it import __version__
+from markdown_it.common.utils import normalizeReference, unescapeAll
 from markdown_it.token import Token
 from markdown_it.utils import EnvType
-from mdit_py_plugins.container import container_plugin
-from mdit_py_plugins.dollarmath import dollarmath_plugin
-from mdit_py_plugins.footnote import footnote_plugin
 
-MAX_INLINE_CHARACTERS = 100_000  # of one paragraph; markdown-it-py takes quadratic time on some longer ones
-MAX_TEMPLATE_CHARACTERS = 500
+from engine.markup.markdown_parser import BOX, INLINE_START, PARSER
+
+MAX_INLINE_CHARACTERS = 100_000  # of a paragraph full of marks; some cost markdown-it-py marks × characters
+MAX_TITLE_LINE_CHARACTERS = 1_000
 
 Kind = Literal["text", "break", "open", "close", "void"]  # a "break" is a line's end that a reader sees as a space
 _BLANKS = " \t"
-_TEMPLATE = re.compile(
-    rf"\{{\{{(?s:.{{0,{MAX_TEMPLATE_CHARACTERS}}}?)\}}\}}"
-    rf"|\{{%(?s:.{{0,{MAX_TEMPLATE_CHARACTERS}}}?)%\}}"
-    rf"|\{{[#:.][^{{}}\n]{{0,{MAX_TEMPLATE_CHARACTERS}}}\}}"  # {#id}, {: .class}
+TITLE = r"""(?:"(?P<double>(?:[^"\\\n]|\\.)*+)"|'(?P<single>(?:[^'\\\n]|\\.)*+)'|\((?P<round>(?:[^()\\\n]|\\.)*+)\))"""
+_DEFINITION_TITLE = re.compile(rf"(?:^|[ \t]){TITLE}[ \t]*$")
+_CONTAINER_TITLE = re.compile(  # of those whose title is one: `::: include a.md` has none
+    r":{3,}[ \t]*(?:note|tip|info|warning|danger|caution|important|details|success|question|example|quote|abstract"
+    r"|summary|bug|failure|hint|attention|error|seealso|todo)(?:[ \t]+|(?P<bracket>\[))(?P<title>[^{}]+?)(?(bracket)\])"
+    r"[ \t]*(?:\{[^{}]*\})?[ \t]*$"
 )
 _LABEL = re.compile(r"\[(?!\^)((?:[^\[\]\\]|\\.)+)(?=\])")
 _NOTE = re.compile(r"\[\^([^\s\]]+)\]")
 _RULE = re.compile(r"[ \t>]*[-:|][-:| \t]*$", re.MULTILINE)
 _NEWLINE = re.compile(r"\r\n?")
+_PAIR = re.compile("\r\n")
 
 
 class Piece(NamedTuple):
@@ -51,176 +45,58 @@ class Piece(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The inline content of one block. Character i of `text` stands at `positions[i]` of the source."""
+    """What one block holds. Character i of `text` stands at `positions[i]` of the source.
+
+    The form says what inline content stands in. Not inline are an HTML block, "html", and a definition's title.
+    """
 
     text: str
     positions: Sequence[int]
     form: str
 
 
-class _State(StateInline):
-    pending_start = 0
-
-    def pushPending(self) -> Token:
-        token = super().pushPending()
-        token.meta["span"] = (self.pending_start, self.pending_start + len(token.content))
-        return token
-
-    def push(self, ttype: str, tag: str, nesting: Literal[-1, 0, 1]) -> Token:
-        token = super().push(ttype, tag, nesting)
-        token.meta["at"] = self.pos
-        return token
-
-
-class _Inline(ParserInline):
-    def tokenize(self, state: StateInline) -> None:
-        assert isinstance(state, _State)
-        rules = self.ruler.getRules("")
-        end = state.posMax
-        while state.pos < end:
-            start = state.pos
-            if not state.pending:
-                state.pending_start = start
-            known = len(state.tokens)
-            if state.level < state.md.options["maxNesting"] and any(rule(state, False) for rule in rules):
-                _stamp(state.tokens[known:], start, state.pos)
-                continue
-            state.append_pending(state.src[start])
-            state.pos = start + 1
-        if state.pending:
-            state.pushPending()
-
-    def parse(self, src: str, md: MarkdownIt, env: EnvType, tokens: list[Token]) -> list[Token]:
-        state = _State(src, md, env, tokens)
-        self.tokenize(state)
-        for rule in self.ruler2.getRules(""):
-            rule(state)
-        return state.tokens
-
-
-def _stamp(tokens: Sequence[Token], start: int, end: int) -> None:
-    """Give the tokens that one rule made of `start` to `end` their spans."""
-    new = [token for token in tokens if "span" not in token.meta]
-    if new and new[0].info == "auto":  # <https://…>: three tokens, and one thing
-        for token in new:
-            token.meta["span"] = (start, end)
-    elif new and all(token.type == "text" for token in new):  # delimiters, each its own token
-        for token in new:
-            token.meta["span"] = (start, start + len(token.content))
-            start += len(token.content)
-    else:
-        for token in new:
-            opening, closing = token.nesting == 1, token.nesting == -1
-            token.meta["span"] = (token.meta["at"] if closing else start, token.meta["at"] if opening else end)
-
-
-def _template(state: StateInline, silent: bool) -> bool:
-    if state.src[state.pos] != "{" or state.html_terminator_last("}") < state.pos:
-        return False
-    match = _TEMPLATE.match(state.src, state.pos, state.posMax)
-    if match is None:
-        return False
-    if not silent:
-        state.push("template", "", 0)
-    state.pos = match.end()
-    return True
-
-
-def _inline_footnote(state: StateInline, silent: bool) -> bool:
-    """The plugin's own rule moves the text of `^[…]` out of the paragraph."""
-    start, end = state.pos, state.posMax
-    if not state.src.startswith("^[", start):
-        return False
-    label_end = parseLinkLabel(state, start + 1)
-    if label_end < 0:
-        return False
-    if not silent:
-        state.pos, state.posMax = start + 2, label_end
-        state.push("footnote_inline_open", "", 1)
-        state.md.inline.tokenize(state)
-        state.push("footnote_inline_close", "", -1)
-    state.pos, state.posMax = label_end + 1, end
-    return True
-
-
-def _with_lines(name: str, rule: RuleFuncBlockType) -> RuleFuncBlockType:
-    """The rule, which now also notes where the lines of new content start and end, past the marks of lists and quotes.
-
-    Only while the rule runs do the state's offsets say so; of nested rules the innermost comes first, and counts.
-    """
-
-    def stamping(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-        known = len(state.tokens)
-        matched = rule(state, start, end, silent)
-        if matched and not silent:
-            for token in state.tokens[known:]:
-                if token.type == "inline" and token.map and "lines" not in token.meta:
-                    first, last = token.map[0], min(token.map[1], len(state.bMarks) - 1)
-                    token.meta["rule"] = name
-                    token.meta["lines"] = [
-                        (state.bMarks[line] + state.tShift[line], state.eMarks[line]) for line in range(first, last)
-                    ]
-        return matched
-
-    return stamping
-
-
-def _parser() -> MarkdownIt:
-    md = MarkdownIt("commonmark", {"alerts": True, "tasklists": True}).enable(["table", "strikethrough"])
-    dollarmath_plugin(md, allow_space=False, allow_digits=False, double_inline=True)
-    footnote_plugin(md, inline=False, move_to_end=False)
-    container_plugin(md, "any", validate=lambda _params, _markup: True)
-    inline = _Inline()
-    inline.ruler, inline.ruler2, inline.terminator_re = md.inline.ruler, md.inline.ruler2, md.inline.terminator_re
-    md.inline = inline
-    md.inline.ruler.before("escape", "template", _template)
-    md.inline.ruler.after("image", "inline_footnote", _inline_footnote)
-    md.inline.ruler2.disable("fragments_join")
-    md.core.ruler.enableOnly(["normalize", "block"])  # the content of blocks is parsed one by one, see `pieces`
-    for rule in md.block.ruler.__rules__:
-        rule.fn = _with_lines(rule.name, rule.fn)
-    md.block.ruler.__cache__ = None
-    return md
-
-
-_PARSER = _parser()
-
-
-def contents(source: str) -> tuple[list[Content], EnvType]:
-    """The inline content of each block, in order, where its place is certain; and what else the parser must know."""
-    normal = _NEWLINE.sub("\n", source).replace("\0", "\ufffd")
-    pairs = [match.start() - count for count, match in enumerate(re.finditer("\r\n", source))]
+def contents(source: str) -> tuple[Iterator[Content], EnvType]:
+    """The content of each block, in order, where its place is certain; and what else the parser must know."""
     env: EnvType = {}
-    tokens = _PARSER.parse(normal, env)
-    found: list[Content] = []
+    normal = _NEWLINE.sub("\n", source).replace("\0", "\ufffd")
+    tokens = PARSER.parse(normal, env)
+    return _contents(tokens, normal, [match.start() - count for count, match in enumerate(_PAIR.finditer(source))]), env
+
+
+def _contents(tokens: list[Token], source: str, pairs: Sequence[int]) -> Iterator[Content]:
+    """`pairs` are the places in `source` of line ends that are two characters in truth."""
     column = 0
-    for before, token in pairwise(tokens):
-        if before.type == "tr_open":
+    cells: list[list[int]] = []  # of the row under way
+    tokens.reverse()
+    while tokens:  # each is let go when it is done: a great many of them would keep the garbage collector busy
+        token = tokens.pop()
+        if token.type == "tr_open":
             column = 0
-        elif before.type in ("th_close", "td_close"):
+        elif token.type in ("th_close", "td_close"):
             column += 1
-        if token.type != "inline" or "lines" not in token.meta or len(token.content) > MAX_INLINE_CHARACTERS:
-            continue
-        positions = _positions(token, normal, column)
-        if positions is None or not token.content:
-            continue
-        if pairs:
-            positions = [at + bisect_left(pairs, at) for at in positions]
-        found.append(Content(token.content, positions, _form(token, normal, column)))
-    return found, env
+        elif "lines" in token.meta:
+            if token.meta["rule"] == "table" and not column:
+                cells = _cells(source, *token.meta["lines"][0])
+            content = _content(token, source, cells[column : column + 1])
+            if content and pairs:
+                content = content._replace(positions=[at + bisect_left(pairs, at) for at in content.positions])
+            if content:
+                yield content
 
 
 def block_types(source: str) -> tuple[list[str], list[str]]:
     """The types of the block tokens of `source`, and the inline contents among them."""
-    tokens = _PARSER.parse(source, {})
+    tokens = PARSER.parse(source, {})
     return [token.type for token in tokens], [token.content for token in tokens if token.type == "inline"]
 
 
 def pieces(content: str, env: EnvType) -> list[Piece] | None:
     """The pieces that tile `content`; None where the parser's answer does not."""
+    if not INLINE_START.search(content):
+        return [Piece("text", 0, len(content), content, "text")]
     found: list[Piece] = []
     end = 0
-    for piece in _merged(_PARSER.inline.parse(content, _PARSER, env, [])):
+    for piece in _merged(PARSER.inline.parse(content, PARSER, env, [])):
         if piece is None or piece.start < end or content[end : piece.start].strip(_BLANKS + "\n"):
             return None
         if piece.name == "text" and content[piece.start : piece.end] != piece.text:
@@ -266,38 +142,79 @@ def _merged(tokens: Sequence[Token]) -> Iterator[Piece | None]:
             yield Piece(kind, *span, "", token.type)
 
 
-def _form(token: Token, source: str, column: int) -> str:
-    start = token.meta["lines"][0][0]
+def _content(token: Token, source: str, cell: Sequence[list[int]]) -> Content | None:
+    """What the block of this token holds, if that is anything and its place certain; `cell` is empty outside a row."""
+    start, end = token.meta["lines"][0]
+    if token.type == "container_any_open":
+        line = source[start : min(end, start + MAX_TITLE_LINE_CHARACTERS)]
+        return _part_of_line(source, start, _CONTAINER_TITLE.match(line), "title", "heading")
+    if token.type == "definition":
+        start, end = token.meta["lines"][-1]
+        title = _DEFINITION_TITLE.search(source[start:end])
+        if title is None or unescapeAll(title[title.lastgroup or 0]) != token.meta["title"]:
+            return None
+        return _part_of_line(source, start, title, title.lastgroup or "", f"title {title.lastgroup}")
+    if token.meta["rule"] == "admonition":
+        return _part_of_line(source, start, BOX.match(source[start:end]), "title", "quoted")
+    text = token.content
+    if token.type == "html_block":
+        text = text.removesuffix("\n")
+    elif _is_too_much(text):
+        return None
+    positions = _positions(text, token, source, cell)
+    if not text or not positions:
+        return None
+    return Content(text, positions, _form(token, source, positions[0]))
+
+
+def _is_too_much(text: str) -> bool:
+    if len(text) <= MAX_INLINE_CHARACTERS:
+        return False
+    return len(text) * sum(1 for _ in INLINE_START.finditer(text)) > MAX_INLINE_CHARACTERS**2
+
+
+def _part_of_line(source: str, start: int, line: re.Match[str] | None, group: str, form: str) -> Content | None:
+    if line is None or not line[group]:
+        return None
+    first, last = start + line.start(group), start + line.end(group)
+    return Content(source[first:last], range(first, last + 1), form)
+
+
+def _form(token: Token, source: str, start: int) -> str:
     match token.meta["rule"]:
         case "table":
-            return "cell" if column or source.startswith("|", start) else "cell-start"
+            return "cell-start" if start == token.meta["lines"][0][0] else "cell"
         case "heading":
             return "heading"
         case "lheading":
             return "heading-underlined"
+        case "html_block":
+            return "html"
         case _:  # after a `|` the parser would take a rule below for a table's second line
             below = source.find("\n", token.meta["lines"][-1][1]) + 1
             return "paragraph-over-rule" if below and _RULE.match(source, below) else "paragraph"
 
 
-def _positions(token: Token, source: str, column: int) -> list[int] | None:
+def _positions(content: str, token: Token, source: str, cell: Sequence[list[int]]) -> Sequence[int] | None:
     """Where each character of the token's content stands in `source`, and where it ends; None where that is unclear."""
-    content, rule, lines = token.content, token.meta["rule"], token.meta["lines"]
+    rule, lines = token.meta["rule"], token.meta["lines"]
     start, end = lines[0]
     if rule == "table":
-        return _cell_positions(content, source[start:end], start, column)
+        return _cell_positions(content, source, cell[0]) if cell else None
     if rule == "heading":
         start += len(source[start:end]) - len(source[start:end].lstrip("#"))
         while start < end and source[start].isspace():
             start += 1
-        return list(range(start, start + len(content) + 1)) if source.startswith(content, start) else None
-    positions: list[int] = []
+        return range(start, start + len(content) + 1) if source.startswith(content, start) else None
     texts = content.split("\n")
+    if len(texts) == 1 and source.startswith(content, start):
+        return range(start, start + len(content) + 1)
+    positions: list[int] = []
     if len(texts) > len(lines):
         return None
     for (start, end), text in zip(lines, texts, strict=False):
         body = text.lstrip(_BLANKS)
-        if not positions:
+        if not positions and rule != "html_block":
             start += len(source[start:end]) - len(source[start:end].lstrip())
         if not source.startswith(body, start):
             return None
@@ -308,32 +225,36 @@ def _positions(token: Token, source: str, column: int) -> list[int] | None:
     return positions
 
 
-def _cell_positions(content: str, row: str, start: int, column: int) -> list[int] | None:
-    """As `_positions`: the row is split here too, since `\\|` loses its backslash in the content."""
+def _cells(source: str, start: int, end: int) -> list[list[int]]:
+    """Where the characters of a row stand, cell by cell. The parser's own cells have lost the backslash of `\\|`."""
+    row = source[start:end]
     offset = start + len(row) - len(row.lstrip())
     cells: list[list[int]] = [[]]
     escaped = False
     for at, character in enumerate(row.strip(), offset):
         if character == "|" and not escaped:
             cells.append([])
+        elif character == "|":
+            cells[-1][-1] = at - 1
         else:
-            if character == "|":
-                cells[-1].pop()
-            cells[-1].append(at - 1 if character == "|" else at)
+            cells[-1].append(at)
         escaped = character == "\\"
     cells = cells[1:] if not cells[0] else cells
-    cells = cells[:-1] if cells and not cells[-1] else cells
-    if column >= len(cells):
-        return None
-    cell = cells[column]
-    while cell and row[cell[0] - start].isspace():
-        cell = cell[1:]
-    while cell and row[cell[-1] - start].isspace():
-        cell = cell[:-1]
-    shown = [row[at - start + (row[at - start : at - start + 2] == "\\|")] for at in cell]
+    return cells[:-1] if cells and not cells[-1] else cells
+
+
+def _cell_positions(content: str, source: str, cell: list[int]) -> list[int] | None:
+    """As `_positions`."""
+    first, last = 0, len(cell)
+    while first < last and source[cell[first]].isspace():
+        first += 1
+    while first < last and source[cell[last - 1]].isspace():
+        last -= 1
+    cell = cell[first:last]
+    shown = [source[at + source.startswith("\\|", at)] for at in cell]
     if not cell or "".join(shown) != content:
         return None
-    return [*cell, cell[-1] + (2 if row[cell[-1] - start : cell[-1] - start + 2] == "\\|" else 1)]
+    return [*cell, cell[-1] + 1 + source.startswith("\\|", cell[-1])]
 
 
 class _Labels(dict[str, Any]):

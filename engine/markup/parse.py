@@ -45,7 +45,7 @@ def _as_it_is(_block: Block) -> Callable[[str], str]:
 PARSERS: dict[Markup, Parser] = {
     "text": Parser(plain.parse, plain.write, _as_it_is),
     "html": Parser(html.parse, html.write, html.escape),
-    "markdown": Parser(markdown.parse, markdown.write, _as_it_is),
+    "markdown": Parser(markdown.parse, markdown.write, markdown.escape),
 }
 
 

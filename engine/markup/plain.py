@@ -1,7 +1,7 @@
 """Plain text → Document: a block a line, with what must not be translated inside it as marks. Knows no other format.
 
 Kept are URLs, e-mail addresses, file paths, `code`, emoji shortcodes, tags such as `<b0>`, and the placeholders of
-programs: %s %1$s %(name)s {0} {name} {{x}} ${x} %{x} [[x]].
+programs: %s %1$s %(name)s %name% {0} {name} {{x}} {% x %} ${x} $x %{x} [[x]] {n, plural, one {# day} other {# days}}.
 """
 
 import re
@@ -9,24 +9,31 @@ from collections.abc import Iterator
 
 from engine.languages import CJK_LETTERS
 from engine.markup import marks
-from engine.markup.spans import Found, cut, without_tail
+from engine.markup.spans import Found, cut, partners, without_tail
 from engine.types import Block, Document
 
 _LINE = re.compile(r"[^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 _CORE = re.compile(r"[^\s\0-\x1f\ufeff\u200b](?:.*[^\s\0-\x1f\u200b])?")
 _NOT_OF_URL = rf"\s<>\"`{CJK_LETTERS}，。；：！？、（）《》「」『』【】“”‘’"
 _TRAILING = ".,;:!?…'\""  # of an address, but of the sentence in truth
+_FILES = "py|js|ts|json|md|txt|html?|css|xml|ya?ml|toml|ini|cfg|conf|sh|c|h|cpp|java|go|rs|rb|php|png|jpe?g|gif|svg|pdf"
+_ICU = r"(?:[^{}]++|\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\})*+"  # braces in braces, three deep
 _KEPT = re.compile(
     rf"""
       (?P<address> (?:https?|ftp)://[^{_NOT_OF_URL}]+ | (?<![\w.@/-])www\.[\w-]+\.[\w./?&=%\#+~-]+ )
     | (?P<email>   (?<![\w.+-])[\w.+-]{{1,64}}@[A-Za-z0-9-]{{1,63}}(?:\.[A-Za-z0-9-]{{1,63}}){{1,8}} )
     | (?P<code>    `[^`]{{1,500}}` )
-    | (?P<path>    (?<![\w/.<~-])(?:~|\.{{1,2}})?/(?:[\w.@+-]+/)+[\w.@+-]* | (?<!\w)[A-Za-z]:\\[^\s:*?"<>|]+ )
+    | (?P<path>    (?<![\w/.<~-])(?:(?:~|\.{{1,2}})?/(?:[\w.@+-]+/)+[\w.@+-]* | (?:~|\.{{1,2}})/[\w.@+-]+)
+                 | (?<![\w/.<~-])(?:[\w@+-]{{1,60}}/){{1,20}}[\w@+-]{{1,60}}\.(?:{_FILES})(?!\w)
+                 | (?:(?<!\w)[A-Za-z]:[\\/]|(?<![\w\\])\\\\[\w.-]+\\)[^\s:*?"<>|]+ )
     | (?P<tag>     <(?P<closes>/?)(?P<name>[A-Za-z][\w.-]{{0,30}})
                    (?:\s[\w:-]{{1,40}}=(?:"[^"]{{0,500}}"|'[^']{{0,500}}')){{0,20}}\s?(?P<alone>/?)> )
-    | (?P<holder>  \{{\{{[^{{}}]{{1,200}}\}}\}} | [$%\#]?\{{[\w.:\[\]()$-]{{0,100}}\}} | \[\[\w{{1,100}}\]\]
+    | (?P<holder>  \{{\{{[^{{}}]{{1,200}}\}}\}} | \{{%[^{{}}]{{1,200}}%\}}
+                 | \{{\s?\w{{1,60}}\s?,\s?(?:plural|select|selectordinal|number|date|time)(?:\s?,{_ICU})?\}}
+                 | [$%\#]?\{{[\w.:\[\]()$-]{{0,100}}\}} | \[\[\w{{1,100}}\]\]
                  | (?<![\d%])%(?:\d+\$|\(\w{{1,60}}\))?[-+\#0]*(?:\d+|\*)?(?:\.\d+)?
-                   (?:hh|h|ll|l|L|z|j|t)?[sdiuoxXfFeEgGcp@](?![A-Za-z])
+                   (?:hh|h|ll|l|L|z|j|t)?[sdiuoxXfFeEgGcp@YmHMSBbAaj](?![A-Za-z])
+                 | (?<![\w%])%[A-Za-z_]\w{{1,60}}%(?!\w) | (?<![\w$])\$[a-z_]\w{{0,60}}
                  | (?<!\w):(?=[\d_+-]*[a-z])[a-z0-9_+-]{{2,32}}:(?!\w) )
     """,
     re.VERBOSE,
@@ -45,13 +52,17 @@ def _placed(source: str) -> Iterator[Found]:
 
 
 def write(block: Block, text: str) -> str:
-    return marks.restore(block, text, str)
+    return block.source if text == block.text else marks.restore(block, text, str)
 
 
 def block_of(source: str, form: str = "text") -> Block | None:
     """Text of one line or many as one block; None where nothing in it is for a translator."""
     kept = [(found, _end(found)) for found in _KEPT.finditer(source)]
-    partners = _pairs([found for found, _ in kept])
+    pairs = partners(
+        (index, not found["closes"], found["name"])
+        for index, (found, _) in enumerate(kept)
+        if found["name"] and not found["alone"]
+    )
     parts, tags, numbers, done = list[str](), dict[int, tuple[str, str]](), dict[int, int](), 0
     for index, (found, end) in enumerate(kept):
         parts.append(source[done : found.start()])
@@ -60,7 +71,7 @@ def block_of(source: str, form: str = "text") -> Block | None:
             parts.append(f"</s{opener}>")
             continue
         number = len(tags) + 1
-        closer = partners.get(index)
+        closer = pairs.get(index)
         if closer is None:
             tags[number] = (source[found.start() : end], "")
             parts.append(f"<s{number}></s{number}>")
@@ -71,28 +82,6 @@ def block_of(source: str, form: str = "text") -> Block | None:
     text = "".join([*parts, source[done:]])
     words = any(character.isalpha() for run in marks.apart(text, tags) for character in run)
     return Block(text, source, form, tags) if words else None
-
-
-def _pairs(kept: list[re.Match[str]]) -> dict[int, int]:
-    """Index of each opening tag → that of its closing one; what crosses another pair stands alone."""
-    partners: dict[int, int] = {}
-    open_tags: list[tuple[str, int]] = []
-    last: dict[str, int] = {}  # how many of a name are open, so that a stray end costs nothing
-    for index, found in enumerate(kept):
-        name = found["name"]
-        if name is None or found["alone"]:
-            continue
-        if not found["closes"]:
-            open_tags.append((name, index))
-            last[name] = last.get(name, 0) + 1
-        elif last.get(name):
-            while True:
-                opened, place = open_tags.pop()
-                last[opened] -= 1
-                if opened == name:
-                    partners[place] = index
-                    break
-    return partners
 
 
 def _end(found: re.Match[str]) -> int:

@@ -7,7 +7,8 @@ Declared changes make no difference: attributes that are read, `lang` and `dir` 
 front matter, soft line ends, and `<em>`, `<strong>` and `<del>` for emphasis in Markdown. Within a block a translation
 may put inline things in another order; `at_fault` allows that.
 
-Limits: pulldown-cmark has no `:::` containers, no `^[…]` and no templates; it reads those as the text around them.
+Limits: pulldown-cmark has no `:::` containers, `!!!` boxes, `^[…]` and templates, and its definitions are not ours. It
+reads them as text, and what boxes and definitions hold as code; so where there are such, indented code may change.
 """
 
 import re
@@ -25,12 +26,12 @@ from engine.markup.parse import Markup
 from engine.markup.spans import rebuild
 from engine.types import Block, Document
 
-MOST_CHARACTERS = 5_000_000  # of a document; html5lib reads some 5 MB a second
-MOST_VERIFICATIONS = 64  # for one document
-MOST_CHARACTERS_IN_ALL = 50_000_000  # of all its verifications
+MOST_CHARACTERS = 5_000_000  # of a document; html5lib reads 3.4 MB a second, pulldown-cmark with all around it 13
+MOST_VERIFICATIONS = 256  # for one document
+MOST_CHARACTERS_IN_ALL = 50_000_000  # of all its verifications: some 4 s of Markdown, 15 s of HTML
 MOST_STATES_A_TOKEN = 5_000  # html5lib takes quadratic time within a token of very many attributes or dashes
-MOST_OPEN_A_CHARACTER = 8  # it looks through all open elements for many a tag; pages that people write have some 2
-OPEN_ALLOWANCE = 200_000  # … for short documents; 600 nested tags
+MOST_OPEN_A_CHARACTER = 4  # it looks through them for many a tag; of pages that people write 0.04 to 0.25
+OPEN_ALLOWANCE = 200_000  # for short documents: 600 nested tags
 
 Skeleton = tuple[str, ...]  # "(x" opens, ")x" closes, TEXT is text that a reader sees, all else stands alone
 TEXT = "…"
@@ -54,8 +55,6 @@ _DIALECT = (
     | pyromark.Options.ENABLE_TASKLISTS
     | pyromark.Options.ENABLE_MATH
     | pyromark.Options.ENABLE_HEADING_ATTRIBUTES
-    | pyromark.Options.ENABLE_YAML_STYLE_METADATA_BLOCKS
-    | pyromark.Options.ENABLE_PLUSES_DELIMITED_METADATA_BLOCKS
     | pyromark.Options.ENABLE_GFM
 )
 _EMPHASIS = {
@@ -63,6 +62,11 @@ _EMPHASIS = {
     "<del>": "(Strikethrough", "</del>": ")Strikethrough",
 }  # fmt: skip
 _READ_IN_TAG = re.compile(rf"\s(?:{'|'.join(sorted(_READ))})\s*=", re.IGNORECASE)
+_FRONT_MATTER = re.compile(  # pulldown-cmark would find it between any two rules
+    r"---[ \t]*\n(?:[ \t]*(?:#[^\n]*)?\n)*[\w\"'.-][^\n:]*:(?s:.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)"
+    r"|\+\+\+[ \t]*\n(?s:.*?)\n\+\+\+[ \t]*(?:\n|\Z)"
+)
+_BOX = re.compile(r"^[ \t]*(?:!!!|\?\?\?|[:~][ \t])", re.MULTILINE)
 _KEY = re.compile(r"^[\w.\"'-]+(?=[ \t]*[:=])", re.MULTILINE)
 
 
@@ -76,7 +80,7 @@ def skeleton(markup: Markup, source: str) -> Skeleton:
         return ()
     if len(source) > MOST_CHARACTERS:
         raise Unverifiable(f"{len(source)} characters are more than {MOST_CHARACTERS}.")
-    source = _SURROGATE.sub("\ufffd", source).removeprefix("\ufeff")
+    source = _SURROGATE.sub("\ufffd", source.replace("\r\n", "\n")).removeprefix("\ufeff")
     try:
         return tuple(_html(source) if markup == "html" else _markdown(source))
     except Unverifiable:
@@ -329,8 +333,12 @@ class _Tokenizer(HTMLTokenizer):
 
 
 def _markdown(source: str) -> Iterator[str]:
-    """pulldown-cmark's events, neighbouring text as one, and HTML blocks as html5lib's tokens."""
-    verbatim: list[str] | None = None  # of code, front matter or HTML that is open
+    """pulldown-cmark's events, neighbouring text as one, HTML blocks as html5lib's tokens, and keys of front matter."""
+    if front := _FRONT_MATTER.match(source):
+        yield from _KEY.findall(front[0])
+        source = source[front.end() :]
+    boxes = bool(_BOX.search(source))
+    verbatim: list[str] | None = None  # of code or HTML that is open
     text = False  # whether some was found since the last event of another kind
     for event in pyromark.events(source, options=_DIALECT):
         kind, value = _named(event)
@@ -344,7 +352,7 @@ def _markdown(source: str) -> Iterator[str]:
             text = False
             name, about = _named(value) if kind in ("Start", "End") else ("", None)
             if kind == "Start":
-                if name in _VERBATIM_BLOCKS:
+                if name in _VERBATIM_BLOCKS and not (boxes and about == "Indented"):
                     verbatim = []
                 yield f"({name}{_shown(name, about)}"
             elif kind == "End":
@@ -367,9 +375,8 @@ def _named(event: Any) -> tuple[str, Any]:
 
 
 _VERBATIM_BLOCKS: dict[str, Callable[[str], list[str]]] = {
-    "CodeBlock": lambda code: [code],
+    "CodeBlock": lambda code: [f"{TEXT}{code}"],
     "HtmlBlock": _html,
-    "MetadataBlock": _KEY.findall,
 }
 
 
