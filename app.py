@@ -1,5 +1,6 @@
 """Yiwen's roof: config → backend → scheduler → translator → server → page → uvicorn. Nothing is wired elsewhere."""
 
+import gc
 import logging
 import os
 import signal
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.config import Config
+from engine.config import GC_THRESHOLD, Config
 from engine.errors import ConfigError, StartupError
 
 STOP_SECONDS = 2  # after Ctrl-C, for answers under way; a page left open holds a stream that never ends by itself
@@ -64,6 +65,7 @@ def _serve(config: Config, listener: socket.socket) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     from ui.blocks import mount
 
+    gc.set_threshold(*GC_THRESHOLD)
     scheduler = Scheduler(backend.slots, config.max_waiting)
     translator = Translator(backend, scheduler, config.max_text_tokens)
     metrics = Metrics(backend.memory)

@@ -66,3 +66,14 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*COMMAND, "--model", str(tmp_path / "none")])
     with pytest.raises(SystemExit, match="no model folder"):
         bench.main()
+
+
+def test_markup_is_timed_at_two_sizes_beside_another_reader(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "markup", "--mb", "0.01", "--repeat", "1"])
+    bench.main()
+    out, err = capsys.readouterr()
+    figures = json.loads(out.splitlines()[-1])
+    assert len(figures["html"]["mb_a_second"]) == 2
+    assert figures["html"]["peer_mb_a_second"] > 0
+    assert figures["markdown"]["time_for_ten_times"] > 1
+    assert "MB/s" in err

@@ -24,6 +24,7 @@ from engine.markup.spans import Found, TagPlace, cut, partners
 from engine.types import Block, Document
 
 TEXT, DOUBLE, SINGLE, UNQUOTED = "html text", 'html "', "html '", "html unquoted"  # forms of blocks
+MOST_ITEMS = 20_000  # texts and tags of one block; nobody writes a paragraph of more
 _FORMS = {'"': DOUBLE, "'": SINGLE, "": UNQUOTED}
 
 
@@ -112,6 +113,9 @@ def find(
         kind, start, end, tag, _ = token
         if kind == "text":
             run += _texts(source, start, end, kept)
+            if len(run) > MOST_ITEMS:
+                found += _run_blocks(source, run)
+                run = []
             continue
         inline = tag in _INLINE or "-" in tag or kind in ("comment", "cdata") or source.startswith("</>", start)
         if not inline and run:

@@ -12,12 +12,15 @@ from engine.markup import marks
 from engine.markup.spans import Found, cut, partners, without_tail
 from engine.types import Block, Document
 
-_LINE = re.compile(r"[^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
+LONGEST_LINE = 100_000  # characters of one block; no longer line was written by hand
+_IN_LINE = rf"[^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]{{1,{LONGEST_LINE}}}"
+_LINE = re.compile(rf"{_IN_LINE}(?=\s|\Z)|{_IN_LINE}")
 _CORE = re.compile(r"[^\s\0-\x1f\ufeff\u200b](?:.*[^\s\0-\x1f\u200b])?")
 _NOT_OF_URL = rf"\s<>\"`{CJK_LETTERS}，。；：！？、（）《》「」『』【】“”‘’"
 _TRAILING = ".,;:!?…'\""  # of an address, but of the sentence in truth
 _FILES = "py|js|ts|json|md|txt|html?|css|xml|ya?ml|toml|ini|cfg|conf|sh|c|h|cpp|java|go|rs|rb|php|png|jpe?g|gif|svg|pdf"
 _ICU = r"(?:[^{}]++|\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\})*+"  # braces in braces, three deep
+_MAY_BE_KEPT = re.compile(r"[@/\\<{%$`\[]|:(?=\S)|www\.")  # without one of these there is nothing to keep
 _KEPT = re.compile(
     rf"""
       (?P<address> (?:https?|ftp)://[^{_NOT_OF_URL}]+ | (?<![\w.@/-])www\.[\w-]+\.[\w./?&=%\#+~-]+ )
@@ -57,12 +60,13 @@ def write(block: Block, text: str) -> str:
 
 def block_of(source: str, form: str = "text") -> Block | None:
     """Text of one line or many as one block; None where nothing in it is for a translator."""
-    kept = [(found, _end(found)) for found in _KEPT.finditer(source)]
+    kept = [(found, _end(found)) for found in _KEPT.finditer(source)] if _MAY_BE_KEPT.search(source) else []
     pairs = partners(
         (index, not found["closes"], found["name"])
         for index, (found, _) in enumerate(kept)
         if found["name"] and not found["alone"]
     )
+    free = marks.free_numbers(source)
     parts, tags, numbers, done = list[str](), dict[int, tuple[str, str]](), dict[int, int](), 0
     for index, (found, end) in enumerate(kept):
         parts.append(source[done : found.start()])
@@ -70,7 +74,7 @@ def block_of(source: str, form: str = "text") -> Block | None:
         if (opener := numbers.get(index)) is not None:
             parts.append(f"</s{opener}>")
             continue
-        number = len(tags) + 1
+        number = next(free)
         closer = pairs.get(index)
         if closer is None:
             tags[number] = (source[found.start() : end], "")

@@ -1,6 +1,5 @@
 """What every parser does with the spans it found: cut the source at them, put it together again. Knows no format."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -121,19 +120,19 @@ def partners(tags: Iterable[tuple[int, bool, str]]) -> Mapping[int, int]:
     A tag ends the last of its name that is open, and all that was opened after it stands alone.
     """
     found: dict[int, int] = {}
-    levels: list[tuple[list[tuple[int, str]], Counter[str]]] = [([], Counter())]
+    levels: list[tuple[list[tuple[int, str]], dict[str, int]]] = [([], {})]
     for place, opens, name in tags:
         opened, number = levels[-1]
         if opens:
             opened.append((place, name))
-            number[name] += 1
+            number[name] = number.get(name, 0) + 1
             if name == WALL:
-                levels.append(([], Counter()))
+                levels.append(([], {}))
             continue
         if name == WALL and len(levels) > 1:
             levels.pop()
             opened, number = levels[-1]
-        while number[name]:
+        while number.get(name):
             partner, last = opened.pop()
             number[last] -= 1
             if last == name:

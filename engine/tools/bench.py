@@ -1,6 +1,7 @@
 """Times the engine and its peers on this machine, in turns, so that what else the machine does meets both alike.
 
 python -m engine.tools.bench engine --model embedded --batch 1,8 --peer transformers
+python -m engine.tools.bench markup
 """
 
 import argparse
@@ -29,6 +30,7 @@ from engine.backends.select import EMBEDDED, EMBEDDED_FOLDER
 from engine.errors import YiwenError
 from engine.inference.loader import load
 from engine.inference.sampler import GREEDY
+from engine.tools import bench_markup
 from engine.tools.convert import convert
 from engine.types import Prompt
 
@@ -176,9 +178,11 @@ def show(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the engine, and peers beside it in turns.")
-    engine = parser.add_subparsers(dest="what", required=True).add_parser(
-        "engine", help="tokens/s, first token, memory"
-    )
+    benches = parser.add_subparsers(dest="what", required=True)
+    markup = benches.add_parser("markup", help="MB/s of reading and rebuilding documents")
+    markup.add_argument("--mb", type=float, default=1.0, help="the smaller size; the larger is ten times that")
+    markup.add_argument("--repeat", type=int, default=3, help="rounds; the figures are the best")
+    engine = benches.add_parser("engine", help="tokens/s, first token, memory")
     engine.add_argument("--model", default=EMBEDDED, help="embedded, or a folder")
     engine.add_argument("--batch", default="1,8", help="streams at once, such as 1,8")
     engine.add_argument("--prompt-tokens", type=int, default=64)
@@ -189,11 +193,11 @@ def main() -> None:
     engine.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16")
     arguments = parser.parse_args()
     try:
-        result = bench_engine(arguments) | {"machine": machine()}
+        measured = bench_engine(arguments) if arguments.what == "engine" else bench_markup.bench_markup(arguments)
     except YiwenError as error:
         raise SystemExit(str(error)) from error
-    print(show(result), file=sys.stderr)
-    print(json.dumps(result))
+    print(show(measured) if arguments.what == "engine" else bench_markup.show(measured), file=sys.stderr)
+    print(json.dumps(measured | {"machine": machine()}))
 
 
 if __name__ == "__main__":
