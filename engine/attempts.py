@@ -92,7 +92,7 @@ class Attempts:
         """The prompts for a segment in the order in which they are tried; one alone where it has no marks.
 
         Terms come before marks and those before context: no template takes two of these, a term is an order, and
-        the guard stands behind the marks.
+        the guard stands behind the marks. A family without a template for marks is given them in its own first.
         """
         family, target, text = self._backend.info.family, self._request.target, part.text
         if part.terms:
@@ -106,7 +106,7 @@ class Attempts:
         if any(wrapper in text for wrapper in WRAPPER):  # the text speaks of them: no answer could be told from it
             return [ask, _Ask(prompts.plain(family, self._source, target, text))]
         marked = _Ask(prompts.with_marks(family, target, text), wrapped=True)
-        return [ask, marked] if part.terms else [marked, ask]
+        return [marked, ask] if family in prompts.MARKS_PUBLISHED and not part.terms else [ask, marked]
 
     async def _say(self, answer: Answer, ask: _Ask, part: Segment, greedy: bool = False) -> AsyncGenerator[str, None]:
         """Fills `answer`."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from engine.languages import CHINESE, LANGUAGES
 from engine.types import Family, Term
 
+MARKS_PUBLISHED: frozenset[Family] = frozenset({"hy-mt1.5"})  # Hy-MT2's README has no template for marks any more
 _MARKS = (
     "将以下<source></source>之间的文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释，"
     "原文中的<sn></sn>标签表示标签内文本包含格式信息，需要在译文中相应的位置尽量保留该标签。"

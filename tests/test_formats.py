@@ -140,6 +140,13 @@ def test_marks_are_asked_for_with_the_template_for_marks_and_taken_out_of_its_wr
     assert "<source>Say <s1>it</s1> now.</source>" in backend.prompts[0].text
 
 
+def test_a_family_whose_templates_know_no_marks_is_given_them_in_its_own_first():
+    backend = Scripted(lambda prompt: "DIS LE MOT")
+    backend.info = replace(backend.info, family="hy-mt2")
+    run(ask("Say <b>it</b> now.", "html"), backend)
+    assert [prompt.text.count("<source>") > 0 for prompt in backend.prompts[:2]] == [False, True]
+
+
 def test_a_text_that_speaks_of_the_wrapper_is_asked_for_otherwise():
     backend = Scripted(upper)
     text = run(ask("The <b>tag</b> &lt;target&gt; is here.", "html"), backend)[-1].text
