@@ -52,7 +52,7 @@ class Attempts:
                 async for text in said:
                     self._said += text
                     yield text
-            yield self._judged(marks.spell(marks.read(answer.text, segment.text, {}), {}))  # without invented marks
+            yield self._judged(marks.unmarked(answer.text, segment.text, {}))
             return
         if self._backend.info.marks:
             guessed: tuple[str, int] | None = None  # a text, and how many of its marks stand where nobody put them
@@ -152,8 +152,7 @@ class Attempts:
                     pass
             truncated |= self._truncated
             self._answered |= bool(answer.text)
-            words = marks.read(answer.text, run, segment.tags)
-            yield before + ("".join(word for word in words if isinstance(word, str)) or run) + after
+            yield before + (marks.unmarked(answer.text, run, segment.tags) or run) + after
         self._truncated = truncated
 
     def _judged(self, text: str, doubt: tuple[str, str] | None = None) -> Translated:

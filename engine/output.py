@@ -25,6 +25,7 @@ class Output:
         self._at = 0  # in the skeleton: what stands before has been sent
         self._written: list[str] = []  # by block: its source
         self._segments: dict[int, list[int]] = {}  # of each block
+        self._placed = frozenset(part for part in document.skeleton if isinstance(part, int))
         self._leads: list[str] = []  # by segment: the skeleton before it
         self._bodies: list[str] = []  # by segment: its source, and that of the gap before it
         self._rest = ""  # the skeleton after the last
@@ -39,7 +40,8 @@ class Output:
             self._segments[part.block] = []
             self._write_until(part.block)
             self._block = filled(self._job.blocks[part.block], self._written)
-            self._restorer = marks.Restorer(self._block, self._parser.escape(self._block))
+            self._escape = self._parser.escape(self._block)
+            self._restorer = marks.Restorer(self._block, self._escape)
             self._text = ""
             lead = self._skeleton_until(part.block)
         self._segments[part.block].append(part.index)
@@ -76,7 +78,7 @@ class Output:
 
     def source_of(self, done: Translated) -> str:
         """The translation of a segment, the one settled last, by itself and with its tags."""
-        return marks.restore(self._block, done.text, self._parser.escape(self._block))
+        return marks.restore(self._block, done.text, self._escape)
 
     def finish(self) -> Iterator[Change]:
         """What stands after the last segment: all, where there is none."""
@@ -132,7 +134,7 @@ class Output:
         """Where the block was written otherwise than its segments were sent, from the first that differs."""
         written, at = self._written[block], 0
         indices = self._segments[block]
-        if block not in self._document.skeleton:
+        if block not in self._placed:
             return
         for index in indices:
             body = self._bodies[index]

@@ -98,7 +98,7 @@ class Translator:
         began_seconds = perf_counter()
         if not request.text.strip():
             raise EmptyText("There is no text to translate; send at least one word.")
-        request = self.checked(request, len(request.text))
+        request = self.checked(request, [request.text])
         with self._scheduler.admit(request.id):
             markup: Markup = format_of(request.text) if request.format == "auto" else request.format
             parser = PARSERS[markup]
@@ -133,14 +133,15 @@ class Translator:
         yield self._finished(job, done, began_seconds, _kept(kept or [], job.segments), text=output.text)
 
     async def stream_blocks(
-        self, request: TranslationRequest, blocks: Sequence[Block], known: Mapping[str, Translated] | None = None
+        self, request: TranslationRequest, blocks: Sequence[Block], known: Mapping[int, Translated] | None = None
     ) -> AsyncGenerator[DocumentEvent, None]:
         """The blocks of a document, whose text the request does not hold. The last event is `Finished`, with `texts`.
 
-        `known` are segments that need no model any more, and what became of them. Raises what `stream` raises.
+        `known` are segments by their indices that need no model any more, and what became of them; one whose text is
+        another now is asked for again. Raises what `stream` raises.
         """
         began_seconds = perf_counter()
-        request = self.checked(request, sum(len(block.text) for block in blocks))
+        request = self.checked(request, [block.text for block in blocks])
         with self._scheduler.admit(request.id):
             job = await self._prepared(request, tuple(blocks))
             done: list[Translated] = []
@@ -158,7 +159,7 @@ class Translator:
         return await asyncio.to_thread(prepare, request, blocks, self.info, count, self._max_text_tokens)
 
     async def _run(
-        self, request: TranslationRequest, job: Job, known: Mapping[str, Translated] | None = None
+        self, request: TranslationRequest, job: Job, known: Mapping[int, Translated] | None = None
     ) -> AsyncGenerator[Queued | Started | _Began | TextDelta | Translated, None]:
         """All segments in reading order, each as it is said and then as what became of it."""
         started = Started(len(job.segments), job.source, job.detection)
@@ -190,9 +191,10 @@ class Translator:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def checked(self, request: TranslationRequest, characters: int) -> TranslationRequest:
-        """The request with our own language codes. All that can be refused without looking at the words is: `stream`
-        raises the same."""
+    def checked(self, request: TranslationRequest, texts: Sequence[str]) -> TranslationRequest:
+        """The request with our own language codes. All that can be refused of it and its `texts` without a look at the
+        words is; `stream` raises the same."""
+        characters = sum(map(len, texts))
         most = self._max_text_tokens * MAX_TOKEN_CHARACTERS
         if characters > most:
             raise TextTooLong(
@@ -200,7 +202,7 @@ class Translator:
                 f"about {most:,} characters at the most. Send it in parts."
             )
         words = "".join(f"{term.source}{term.target}" for term in request.glossary)
-        for text in (request.text, request.context, words):
+        for text in (*texts, request.context, words):
             try:
                 text.encode()
             except UnicodeEncodeError as error:
@@ -216,13 +218,12 @@ class Translator:
             )
         return replace(request, source=source, target=target)
 
-    def _open(self, request: TranslationRequest, source: str, part: Segment, known: Mapping[str, Translated]) -> _Lane:
+    def _open(self, request: TranslationRequest, source: str, part: Segment, known: Mapping[int, Translated]) -> _Lane:
         lane = _Lane(part, asyncio.Queue())
-        if part.text in known:
-            before = known[part.text]
-            warnings = tuple(replace(warning, segment=part.index) for warning in before.warnings)
+        before = known.get(part.index)
+        if before and before.segment.text == part.text:
             lane.said.put_nowait(_Turn())
-            lane.said.put_nowait(replace(before, segment=part, warnings=warnings))
+            lane.said.put_nowait(replace(before, segment=part))
         else:
             lane.task = asyncio.create_task(self._attempt(request, source, lane))
         return lane

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import httpx
 import pytest
 
 from engine.backends.echo import EchoBackend
+from engine.documents import store
 from engine.documents.read import KINDS
+from engine.errors import BackendError
 from engine.types import Prompt, TokenChunk
 from tests.conftest import Serve, soon
 
@@ -99,7 +102,7 @@ def test_a_file_is_taken_translated_and_given_back(url: str) -> None:
     ],
 )
 def test_each_kind_comes_back_as_what_it_was(url: str, name: str, data: bytes, expected: bytes) -> None:
-    assert translated(url, name, data, exclude='["id"]').content == expected
+    assert translated(url, name, data, exclude="id, other").content == expected
 
 
 def test_every_kind_of_document_is_read_and_no_other() -> None:
@@ -134,7 +137,8 @@ BAD: list[tuple[str, bytes, dict[str, Any], int, str, str]] = [
     ("a.txt", b"One", {"target_lang": "xx"}, 400, "unknown_language", "'xx'"),
     ("a.txt", b"One", {"target_lang": "en"}, 400, "same_language", "both English"),
     ("a.txt", b"One", {"colour": "red"}, 422, "invalid_request", "'colour' is not a field"),
-    ("a.txt", b"One", {"exclude": "id"}, 400, "broken_json", "not JSON"),
+    ("a.txt", b"One", {"exclude": "[id"}, 400, "broken_json", "not JSON"),
+    ("a.json", b'{"a": "Half \\ud800 a letter"}', {}, 422, "invalid_request", "Half a character (U+D800)"),
     ("a.txt", b"One two three. " * 80_000, {}, 413, "text_too_long", "characters"),
 ]
 
@@ -199,10 +203,10 @@ def test_a_document_goes_on_after_a_restart_where_it_stood(serve: Serve, tmp_pat
     soon(lambda: status_of(url, document_id)["segments_done"] > 20, seconds=8)
     serve.stop(last=True)
     (written,) = tmp_path.glob("documents/*/segments.jsonl")
-    done = written.read_text().count('"source"')
+    done = written.read_text().count('"model"')
     assert 20 < done < 200
     with written.open("a") as torn:
-        torn.write('{"source": "half a li')
+        torn.write('{"model": "half a li')
     backend = Shouts()
     again = serve(backend, data_dir=tmp_path)
     assert ended(again, document_id)["status"] == "done"
@@ -210,7 +214,9 @@ def test_a_document_goes_on_after_a_restart_where_it_stood(serve: Serve, tmp_pat
     assert httpx.get(f"{again}/documents/{document_id}/result").text == "\n".join(lines).upper()
 
 
-def test_finished_and_failed_documents_outlive_a_restart(serve: Serve, tmp_path: Path) -> None:
+def test_finished_and_failed_documents_outlive_a_restart(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Fails(EchoBackend):
         async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
             if "bad" in prompt.source:
@@ -218,18 +224,81 @@ def test_finished_and_failed_documents_outlive_a_restart(serve: Serve, tmp_path:
             async for chunk in super().stream(prompt):
                 yield chunk
 
+    monkeypatch.setattr(store, "RETRY_SECONDS", (0.01, 0.01))
     url = serve(Fails(), data_dir=tmp_path)
     good, bad = (send(url, "a.txt", text).json()["id"] for text in (b"One good line", b"One bad line"))
     assert ended(url, good)["status"] == "done"
     failed = ended(url, bad)
     assert (failed["status"], failed["code"]) == ("error", "backend_failed")
     serve.stop(last=True)
-    (tmp_path / "documents" / "no-document").mkdir()
+    (tmp_path / "documents" / "my taxes").mkdir()
     url = serve(EchoBackend(), data_dir=tmp_path)
     assert httpx.get(f"{url}/documents/{good}/result").content == b"One good line"
     assert status_of(url, bad)["error"] == failed["error"]
     assert httpx.get(f"{url}/documents/{bad}/result").status_code == 409
-    assert not (tmp_path / "documents" / "no-document").exists()
+    assert (tmp_path / "documents" / "my taxes").exists()
+
+
+@pytest.mark.parametrize("torn", ["answer.json", "error.json", "result"])
+def test_an_end_that_cannot_be_read_is_done_again(serve: Serve, tmp_path: Path, torn: str) -> None:
+    url = serve(EchoBackend(), data_dir=tmp_path)
+    document_id = send(url, "a.txt", b"One good line").json()["id"]
+    assert ended(url, document_id)["status"] == "done"
+    serve.stop(last=True)
+    path = tmp_path / "documents" / document_id / torn
+    if torn == "result":
+        path.unlink()
+    else:
+        path.write_bytes(b"[1")
+    url = serve(EchoBackend(), data_dir=tmp_path)
+    assert ended(url, document_id)["status"] == "done"
+    assert httpx.get(f"{url}/documents/{document_id}/result").content == b"One good line"
+
+
+def test_a_backend_that_fails_for_a_moment_does_not_end_a_document(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stumbles(EchoBackend):
+        failures = 0
+
+        async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
+            if "third" in prompt.source and self.failures < 2:
+                self.failures += 1
+                raise BackendError("The card is busy.")
+            async for chunk in super().stream(prompt):
+                yield chunk
+
+    monkeypatch.setattr(store, "RETRY_SECONDS", (0.01, 0.01))
+    text = b"One\nsecond\nthird\nfourth"
+    assert translated(serve(Stumbles()), "a.txt", text).content == text
+
+
+def test_there_are_never_more_documents_than_may_be_kept(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MOST_KEPT", 3)
+    url = serve(EchoBackend())
+    ids = [send(url, "a.txt", b"One").json()["id"] for _ in range(3)]
+    assert [ended(url, one)["status"] for one in ids] == ["done"] * 3
+    ids.append(send(url, "a.txt", b"One").json()["id"])
+    assert [httpx.get(f"{url}/documents/{one}").status_code for one in ids] == [404, 200, 200, 200]
+    slow = serve(EchoBackend(delay_seconds=5), tested=False)
+    with ThreadPoolExecutor(6) as senders:
+        answers = list(senders.map(lambda _: send(slow, "a.txt", b"One"), range(6)))
+    assert sorted(answer.status_code for answer in answers) == [202, 202, 202, 503, 503, 503]
+
+
+@pytest.mark.parametrize("charset", ["punycode", "utf-7", "raw_unicode_escape"])
+def test_a_form_in_a_strange_charset_is_refused(url: str, charset: str) -> None:
+    for path in ("documents", "translate"):
+        kind = f"multipart/form-data; boundary=x; charset={charset}"
+        answer = httpx.post(f"{url}/{path}", content=b"--x--\r\n", headers={"Content-Type": kind})
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media")
+
+
+def test_deleting_while_it_is_saved_leaves_nothing(serve: Serve, tmp_path: Path) -> None:
+    url = serve(EchoBackend(), data_dir=tmp_path)
+    for _ in range(30):
+        httpx.delete(f"{url}/documents/{send(url, 'a.txt', b'One').json()['id']}")
+    assert [path for path in (tmp_path / "documents").iterdir() if path.is_dir()] == []
 
 
 def test_two_servers_do_not_share_a_folder(serve: Serve, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from engine.answer import Answer
 from engine.backends.echo import EchoBackend
-from engine.markup import html
+from engine.markup import html, marks
 from engine.markup.verify import TEXT, skeleton
 from engine.scheduler import Scheduler
 from engine.translator import Translator
@@ -255,6 +255,15 @@ def test_marks_that_a_model_invents_are_left_out():
     assert shown(events) == events[-1].text == "DIS LE."
 
 
+def test_marks_cannot_be_forged_out_of_others():
+    (block,) = html.parse("a <b>b</b> c").blocks
+    assert marks.mend(block.text, block.tags, "<s<s99>1>x</s<s99>1> <s1>y</s1>") == "<s1>x</s1> y"
+    assert marks.unmarked("<s<s9>1> b", "a b", block.tags) == " b"
+    events = run(ask("Say %s now."), Scripted(lambda prompt: "<s<s9>1></s1> <s1></s1> a"))
+    assert shown(events) == events[-1].text
+    assert events[-1].text.count("%s") == 1
+
+
 def test_a_segment_is_said_with_its_tags():
     events = run(ask("<p>One <b>two</b>.</p><p>Three.</p>", "html"), Scripted(upper))
     assert [event.text for event in events if isinstance(event, SegmentDone)] == ["ONE <b>TWO</b>.", "THREE."]
@@ -299,8 +308,8 @@ def test_the_blocks_of_a_document_come_back_translated():
 def test_segments_that_are_known_ask_no_model():
     source = "<p>One <b>two</b> three. Four.</p><p>Five.</p>"
     first = asyncio.run(blocks_of(source, Scripted(upper, segment_tokens=6)))
-    known = {event.segment.text: event for event in first if isinstance(event, Translated)}
-    del known["Four."]
+    known = {event.segment.index: event for event in first if isinstance(event, Translated)}
+    del known[1]
     backend = Scripted(upper, segment_tokens=6)
     again = asyncio.run(blocks_of(source, backend, known))
     assert [prompt.source for prompt in backend.prompts] == ["Four."]

@@ -79,6 +79,7 @@ _PAGE = {
     "format_markdown": ("Markdown", "Markdown"),
     "document_hint": ("Choose a file, or drop it here", "选择文件，或拖放到此处"),
     "document_sending": ("Sending…", "正在发送…"),
+    "document_refused": ("The file was refused (HTTP {status}).", "文件被拒绝（HTTP {status}）。"),
     "document_queued": ("Waiting…", "等待中…"),
     "document_progress": ("{done} of {total} segments", "已完成 {done}/{total} 段"),
     "document_done": ("Done: {segments} segments", "完成，共 {segments} 段"),

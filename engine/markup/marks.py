@@ -57,7 +57,22 @@ def bare(text: str, tags: Tags) -> str:
 
 def read(answer: str, text: str, tags: Tags) -> list[Piece]:
     """Runs and marks of what a model made of `text`: odd spellings are read, invented numbers dropped."""
-    return list(_pieces(_LOOSE, answer, tags, _literal(text, tags)))
+    literal, before = _literal(text, tags), ""
+
+    def kept(found: re.Match[str]) -> str:
+        return found[0] if int(found["number"]) in tags or found[0] in literal else ""
+
+    while answer != before:  # what is left of `<s<s9>1>` may look like a mark again
+        before, answer = answer, _LOOSE.sub(kept, answer)
+    return list(_pieces(_LOOSE, answer, tags, literal))
+
+
+def unmarked(answer: str, text: str, tags: Tags) -> str:
+    """What a model made of a run `text` that has no marks, without any."""
+    before = ""
+    while answer != before:
+        before, answer = answer, "".join(piece for piece in read(answer, text, tags) if isinstance(piece, str))
+    return answer
 
 
 def free_numbers(text: str) -> Iterator[int]:

@@ -28,7 +28,7 @@ from engine.types import Block, Document
 
 MOST_CHARACTERS = 5_000_000  # of a document; html5lib reads 3.4 MB a second, pulldown-cmark with all around it 13
 MOST_VERIFICATIONS = 256  # for one document
-MOST_CHARACTERS_IN_ALL = 50_000_000  # of all its verifications: some 4 s of Markdown, 15 s of HTML
+MOST_CHARACTERS_IN_ALL = 20_000_000  # of all its verifications: some 4 s of Markdown, 15 s of HTML
 MOST_STATES_A_TOKEN = 5_000  # html5lib takes quadratic time within a token of very many attributes or dashes
 MOST_OPEN_A_CHARACTER = 4  # it looks through them for many a tag; of pages that people write 0.04 to 0.25
 OPEN_ALLOWANCE = 200_000  # for short documents: 600 nested tags

@@ -7,9 +7,11 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.datastructures import UploadFile
 
 from engine.documents.file import Options
-from engine.documents.store import Documents, Job, Order, result_name
+from engine.documents.folder import Job, Order
+from engine.documents.store import Documents, result_name
 from engine.errors import InvalidRequest, UnsupportedMedia
 from engine.server import wire
+from engine.server.forms import MULTIPART, media_type
 from engine.server.limits import MAX_BODY_BYTES
 from engine.types import new_id
 
@@ -48,7 +50,7 @@ def router(store: Documents) -> APIRouter:
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
     )
     async def add(request: Request) -> Response:
-        if not request.headers.get("Content-Type", "").startswith("multipart/form-data"):
+        if media_type(request) != MULTIPART:
             raise UnsupportedMedia("A document is sent as multipart/form-data, with a part named file.")
         async with request.form(max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=MAX_BODY_BYTES) as form:
             file = form.get("file")
@@ -60,7 +62,7 @@ def router(store: Documents) -> APIRouter:
         asked = wire.to_request(fields, "", new_id())
         options = Options(exclude=tuple(fields.exclude), retranslate=fields.retranslate)
         job = await store.add(data, Order(name, asked, options))
-        return JSONResponse(_answer(job), 202, {"Location": f"{PATH}/{job.id}"})
+        return JSONResponse(_answer(job), 202, {"Location": f"{request.scope.get('root_path', '')}{PATH}/{job.id}"})
 
     @api.get(f"{PATH}/{{document_id}}", summary="How far a document is", responses=_MISSING)
     async def status(document_id: str) -> wire.DocumentAnswer:
@@ -70,7 +72,7 @@ def router(store: Documents) -> APIRouter:
         f"{PATH}/{{document_id}}/result",
         summary="The translated file",
         response_class=FileResponse,
-        responses={**_MISSING, **_EARLY},
+        responses={200: {"content": {"application/octet-stream": {}}}, **_MISSING, **_EARLY},
     )
     async def result(document_id: str) -> Response:
         path, name = store.result(document_id)

@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from email.message import Message as HeaderParser
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -17,6 +16,7 @@ from engine.errors import InvalidRequest, RequestError, UnsupportedMedia, YiwenE
 from engine.languages import LANGUAGES
 from engine.metrics import Metrics
 from engine.server import wire
+from engine.server.forms import MULTIPART, URLENCODED, media_type
 from engine.server.limits import MAX_BODY_BYTES
 from engine.translator import Translator
 from engine.types import Finished, TranslationEvent, TranslationRequest, new_id
@@ -25,8 +25,7 @@ TEXTS_AT_ONCE = 32  # of one list: the rest wait here, so that a long list does 
 MAX_FORM_FIELDS = 1000  # as Starlette has it for multipart
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; only logs see it
 
-_URLENCODED = "application/x-www-form-urlencoded"
-_FORMS = (_URLENCODED, "multipart/form-data")
+_FORMS = (URLENCODED, MULTIPART)
 # Where the schema of the body will stand in /openapi.json, so that its parts can point at each other.
 _BODY_SCHEMA = "#/paths/~1translate/post/requestBody/content/application~1json/schema/$defs/{model}"
 _SCHEMA = wire.TranslateFields.model_json_schema(ref_template=_BODY_SCHEMA)
@@ -120,10 +119,10 @@ async def _send_line(send: Send, message: wire.JsonObject) -> None:
 async def _read(request: Request) -> object:
     """The body as JSON has it, whether it is JSON or a form."""
     body = await request.body()
-    kind = _media_type(request)
+    kind = media_type(request)
     # curl calls everything a form unless told otherwise, and no form begins with a brace.
     if kind in _FORMS and not body.lstrip().startswith(b"{"):
-        if kind == _URLENCODED:  # a chapter in Chinese has a million escapes, so others are answered meanwhile
+        if kind == URLENCODED:  # a chapter in Chinese has a million escapes, so others are answered meanwhile
             return wire.read_form(await asyncio.to_thread(_read_urlencoded, body))
         async with request.form(max_part_size=MAX_BODY_BYTES) as form:
             return wire.read_form(form.multi_items())
@@ -138,12 +137,6 @@ def _read_urlencoded(body: bytes) -> list[tuple[str, str]]:
         return parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS)
     except ValueError as error:
         raise InvalidRequest(f"The form has more than {MAX_FORM_FIELDS:,} fields; send a list as JSON.") from error
-
-
-def _media_type(request: Request) -> str:
-    header = HeaderParser()
-    header["Content-Type"] = request.headers.get("Content-Type", "application/json")
-    return header.get_content_type()
 
 
 async def _translate_all(

@@ -193,9 +193,12 @@ def read_form(form: Sequence[tuple[str, object]]) -> JsonObject:
     texts = [value for name, value in form if name == "text"]
     if len(texts) > 1:
         fields["text"] = texts
-    for name in ("glossary", "sampling", "exclude"):
+    for name in ("glossary", "sampling"):
         if isinstance(fields.get(name), str):
             fields[name] = read_json(fields[name] or "{}")
+    if isinstance(exclude := fields.get("exclude"), str):
+        said = exclude.strip()
+        fields["exclude"] = read_json(said) if said.startswith("[") else [one.strip() for one in said.split(",") if one]
     return fields
 
 

@@ -14,6 +14,7 @@ window.yiwenDocuments = (root, { say, element }) => {
   let chosen = null; // the file that waits for its button
 
   const address = (id, rest = "") => new URL(`documents/${id}${rest}`, root);
+  const ended = ({ status }) => status === "done" || status === "error";
 
   function remembered() {
     try {
@@ -23,21 +24,25 @@ window.yiwenDocuments = (root, { say, element }) => {
     }
   }
 
-  function remember() {
+  // Reads before it writes: another tab may have sent documents of its own.
+  function remember(change) {
     try {
-      localStorage.setItem(REMEMBERED, JSON.stringify([...rows.keys()]));
+      localStorage.setItem(REMEMBERED, JSON.stringify(change(remembered())));
     } catch {
       // then it is forgotten with the page
     }
   }
 
+  // The answer's body; { missing } where there is no such document; { trouble } where it may go better later.
   async function asked(url, options) {
     try {
       const answer = await fetch(url, options);
-      const body = answer.status === 204 ? {} : await answer.json();
-      return answer.ok ? body : { status: "error", missing: answer.status === 404, error: body.error };
+      const body = answer.status === 204 ? {} : await answer.json().catch(() => ({}));
+      if (answer.ok) return body;
+      if (answer.status === 404) return { missing: true };
+      return { trouble: body.error ?? say("document_refused", { status: answer.status }) };
     } catch {
-      return { status: "unreachable", error: say("unreachable") };
+      return { trouble: say("unreachable") };
     }
   }
 
@@ -60,14 +65,29 @@ window.yiwenDocuments = (root, { say, element }) => {
 
   function made(name) {
     const row = element("li", "yw-doc");
+    const title = element("b", "", name);
     const bar = element("progress", "");
-    bar.setAttribute("aria-label", name);
     const said = element("span", "yw-doc-said");
+    bar.setAttribute("aria-label", name);
     said.setAttribute("role", "status");
     const actions = element("span", "yw-doc-actions");
-    row.append(element("b", "", name), bar, said, actions);
+    row.append(title, bar, said, actions);
     list.prepend(row);
-    return { row, bar, said, actions };
+    return { row, title, bar, said, actions, shown: "" };
+  }
+
+  function button(label, act) {
+    const made = element("button", "", say(label));
+    made.type = "button";
+    made.onclick = act;
+    return made;
+  }
+
+  function refused(view, sentence) {
+    view.row.classList.add("yw-failed");
+    view.bar.hidden = true;
+    view.said.textContent = sentence;
+    view.actions.replaceChildren(button("remove", () => view.row.remove()));
   }
 
   function doubts(warnings) {
@@ -77,48 +97,46 @@ window.yiwenDocuments = (root, { say, element }) => {
   }
 
   function show(view, id, document) {
-    const { status, segments_done: done, segments_total: total, error, warnings } = document;
-    view.bar.hidden = status === "done" || status === "error";
+    const { status, segments_done: done, segments_total: total } = document;
+    view.title.textContent = document.name;
+    view.bar.hidden = ended(document);
     if (total) [view.bar.max, view.bar.value] = [total, done];
     view.row.classList.toggle("yw-failed", status === "error");
-    if (status === "error" || status === "unreachable") view.said.textContent = error;
-    else if (status === "done") {
-      view.said.textContent = say("document_done", { segments: total });
-      if (warnings.length && view.shown !== status) view.row.append(doubts(warnings));
-    } else view.said.textContent = total ? say("document_progress", { done, total }) : say("document_queued");
-    const actions = [];
-    if (status === "done") {
-      const link = element("a", "yw-doc-get", say("download"));
-      link.href = address(id, "/result");
-      link.download = document.result_name;
-      actions.push(link);
-    }
-    const remove = element("button", "", say(status === "done" || status === "error" ? "remove" : "cancel"));
-    remove.type = "button";
-    remove.onclick = () => drop(id);
-    actions.push(remove);
-    if (view.shown !== status) view.actions.replaceChildren(...actions); // or a poll would take the focus off a button
+    if (status === "error") view.said.textContent = document.error;
+    else if (status === "done") view.said.textContent = say("document_done", { segments: total });
+    else view.said.textContent = total ? say("document_progress", { done, total }) : say("document_queued");
+    if (view.shown === status) return; // or a poll would take the focus off a button
     view.shown = status;
+    view.actions.replaceChildren(button(ended(document) ? "remove" : "cancel", () => drop(id, view)));
+    if (status !== "done") return;
+    const link = element("a", "yw-doc-get", say("download"));
+    link.href = address(id, "/result");
+    link.download = document.result_name;
+    view.actions.prepend(link);
+    if (document.warnings.length) view.row.append(doubts(document.warnings));
   }
 
   async function follow(id, view) {
     const document = await asked(address(id));
     if (rows.get(id) !== view) return;
-    if (document.missing) return forget(id);
-    show(view, id, document);
-    if (document.status === "done" || document.status === "error") return;
-    setTimeout(follow, window.document.hidden ? POLL_HIDDEN_MS : POLL_MS, id, view);
+    if (document.missing) return forget(id, view);
+    if (document.trouble) view.said.textContent = document.trouble;
+    else show(view, id, document);
+    if (document.trouble || !ended(document)) {
+      setTimeout(follow, window.document.hidden ? POLL_HIDDEN_MS : POLL_MS, id, view);
+    }
   }
 
-  function forget(id) {
-    rows.get(id)?.row.remove();
+  function forget(id, view) {
+    view.row.remove();
     rows.delete(id);
-    remember();
+    remember((ids) => ids.filter((one) => one !== id));
   }
 
-  async function drop(id) {
-    forget(id);
-    await asked(address(id), { method: "DELETE" });
+  async function drop(id, view) {
+    const { trouble } = await asked(address(id), { method: "DELETE" });
+    if (trouble) view.said.textContent = trouble;
+    else forget(id, view);
   }
 
   async function start(fields) {
@@ -127,34 +145,26 @@ window.yiwenDocuments = (root, { say, element }) => {
     form.append("file", chosen);
     for (const [name, value] of Object.entries(fields)) form.append(name, value);
     const view = made(chosen.name);
+    const sending = new AbortController();
     view.said.textContent = say("document_sending");
+    view.actions.replaceChildren(button("cancel", () => (view.row.remove(), sending.abort())));
     choose(null);
     picker.value = "";
-    const answer = await asked(new URL("documents", root), { method: "POST", body: form });
-    if (!answer.id) {
-      const gone = element("button", "", say("remove"));
-      gone.onclick = () => view.row.remove();
-      view.row.classList.add("yw-failed");
-      view.bar.hidden = true;
-      view.said.textContent = answer.error;
-      return view.actions.replaceChildren(gone);
-    }
+    const answer = await asked(new URL("documents", root), { method: "POST", body: form, signal: sending.signal });
+    if (!answer.id) return refused(view, answer.trouble ?? say("unreachable"));
     rows.set(answer.id, view);
-    remember();
+    remember((ids) => [...ids, answer.id]);
     show(view, answer.id, answer);
     follow(answer.id, view);
   }
 
-  async function resume() {
+  function resume() {
     for (const id of remembered()) {
-      const document = await asked(address(id));
-      if (document.missing || document.status === "unreachable") continue;
-      const view = made(document.name);
+      const view = made("…");
+      view.said.textContent = say("document_queued");
       rows.set(id, view);
-      show(view, id, document);
-      if (document.status !== "done" && document.status !== "error") follow(id, view);
+      follow(id, view);
     }
-    remember();
   }
 
   return { useZone, useList: (place) => place.append(list), start, resume };
