@@ -4,6 +4,7 @@ The guard's ladder: the answer as it is or mended; once more at temperature 0 wi
 the marks each by itself; the source text. So marks are always right, and what was done is said in a warning.
 """
 
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -52,7 +53,8 @@ class Attempts:
                 async for text in said:
                     self._said += text
                     yield text
-            yield self._judged(marks.unmarked(answer.text, segment.text, {}))
+            text = marks.unmarked(answer.text, segment.text, {})
+            yield self._judged(_without_inventions(text, segment.text))
             return
         if self._backend.info.marks:
             guessed: tuple[str, int] | None = None  # a text, and how many of its marks stand where nobody put them
@@ -63,7 +65,7 @@ class Attempts:
                         if attempt == 0:
                             self._said += text
                             yield text
-                mended = marks.mend(segment.text, segment.tags, answer.text)
+                mended = marks.mend(segment.text, segment.tags, _without_inventions(answer.text, segment.text))
                 if mended is None or self._truncated or not marks.bare(mended, segment.tags).strip():
                     continue
                 if self._request.target not in ADDS_ENDINGS:
@@ -152,7 +154,8 @@ class Attempts:
                     pass
             truncated |= self._truncated
             self._answered |= bool(answer.text)
-            yield before + (marks.unmarked(answer.text, run, segment.tags) or run) + after
+            words = marks.unmarked(_without_inventions(answer.text, run), run, segment.tags)
+            yield before + (words or run) + after
         self._truncated = truncated
 
     def _judged(self, text: str, doubt: tuple[str, str] | None = None) -> Translated:
@@ -179,6 +182,16 @@ class Attempts:
         return Translated(segment, text, self._tokens, terms, warnings, changed=text != self._said)
 
 
+def _without_inventions(answer: str, source: str) -> str:
+    """Without backticks and tags where the source has none: small models dress up what looks like code to them."""
+    if "`" not in source:
+        answer = answer.replace("`", "")
+    if "<" not in source and "＜" not in source:
+        answer = _TAG.sub("", answer)
+    return answer.strip()
+
+
+_TAG = re.compile(r"</?[A-Za-z][\w-]{0,20}(?:\s[^<>]{0,100})?/?>")
 _TRUNCATED = "truncated", "The answer for {where} reached its limit of {tokens} tokens, so its end may be missing."
 _EMPTY = "empty", "The model said nothing for {where}, so its source text was kept."
 _TRANSLATED_APART = (

@@ -135,3 +135,29 @@ def test_hostile_input_takes_no_quadratic_time(source):
     start = time.process_time()
     rebuilt(source, lambda text: text + "!")
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    "expression", ["{{ items | length }}", '{{ $t("some text") }}', "{% if admin %}", "<%= user.name %>", "{{ a < b }}"]
+)
+def test_what_a_template_engine_replaces_is_a_tag(expression):
+    source = f"<p>Hello {expression} items, and more.</p>"
+    (block,) = parse(source).blocks
+    assert block.text == "Hello <s1></s1> items, and more."
+    assert block.tags == {1: (expression, "")}
+
+
+@pytest.mark.parametrize(
+    ("source", "texts"),
+    [
+        (
+            '<html lang="en"><p>One <i lang="fr">deux</i> three</p><div lang="ar"><p>Four</p></div>',
+            ["One <s1></s1> three"],
+        ),
+        ('<html lang="en-GB"><p lang="en">One</p>', ["One"]),
+        ('<p>One <i lang="fr">two</i></p>', ["One <s1>two</s1>"]),
+        ('<html lang="en"><body lang="fr"><p>Un', ["Un"]),
+    ],
+)
+def test_what_is_in_another_language_than_its_page_stays(source, texts):
+    assert [block.text for block in parse(source).blocks] == texts

@@ -4,6 +4,7 @@ import gc
 import re
 import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -246,3 +247,21 @@ def test_a_page_made_to_be_slow_is_not(part):
     start = time.process_time()
     assert rebuilt(source) == source
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    "source", ["".join(f"{'  ' * depth}- Item {depth}\n" for depth in range(25)), "> " * 50 + "Deep"]
+)
+def test_deep_nesting_is_offered(source):
+    def offered():
+        return [block.text for block in parse(source).blocks]
+
+    with ThreadPoolExecutor(1) as thread:  # as the server reads: a thread has no deeper stack than this one
+        assert len(thread.submit(offered).result()) == source.count("Item") + source.count("Deep")
+
+
+def test_lists_of_attributes_stay():
+    source = '![A cat](c.png "Asleep"){width=50%} and [a guide](x.html){target=_blank rel="me"} follow.\n'
+    (title, block) = parse(source).blocks
+    assert title.text == "Asleep"
+    assert block.text == "<s1>A cat</s1><s2></s2> and <s3>a guide</s3><s4></s4> follow."

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.markup import html, marks, plain
+from engine.markup import html, markdown, marks, plain
 from engine.markup.segments import segments_of
 from engine.types import Block
 
@@ -25,7 +25,7 @@ def cut(source, budget, parse=html.parse):
         ("One here. <b>Two.</b> Three there.", 100, ["One here. <s1>Two.</s1> Three there."]),
         ("One here. <b>Two there.</b> Three.", 21, ["One here.", "<s1>Two there.</s1>", "Three."]),
         ("Go <b>home. Now</b> please. Do it.", 32, ["Go <s1>home. Now</s1> please.", "Do it."]),
-        ("It is so.<br> Well, then.", 21, ["It is so.<s1></s1>", "Well, then."]),
+        ("It is so.<br> Well, then.", 21, ["It is so.", "Well, then."]),
         ("A <b>very long. Sentence here.</b> B", 18, ["A", "very long.", "Sentence here.", "B"]),
         ("A <i>b <b>cc</b> d</i> e", 12, ["A", "b", "<s2>cc</s2>", "d", "e"]),
     ],
@@ -80,13 +80,37 @@ def test_no_segment_is_over_the_budget_where_words_are_short():
 
 def test_a_hundred_thousand_marks_take_no_quadratic_time():
     source = "<b>a <i>b</i> c.</b> " * 50_000
-    (block,) = html.parse(source).blocks
-    segments, _ = segments_of([block], len, 400)
+    segments, _ = segments_of(html.parse(source).blocks, len, 400)
     assert len(segments) > 1000
 
 
 def test_pairs_nested_deep_take_no_quadratic_time():
     source = "x" + "<b>a " * 20_000 + "</b> y" * 20_000
-    (block,) = html.parse(source).blocks
-    segments, _ = segments_of([block], len, 100)
+    segments, _ = segments_of(html.parse(source).blocks, len, 100)
     assert segments
+
+
+@pytest.mark.parametrize("line_break", ["<br>", "<BR/>", "<br class=x>"])
+def test_a_line_ends_at_a_break(line_break):
+    block, segments, tail = cut(f"One here{line_break}two <b>there{line_break}three</b> four", 100)
+    assert [part.text for part in segments] == ["One here", "two", "there", "three", "four"]
+    assert "".join(part.gap + part.text for part in segments) + tail == block.text
+
+
+def test_hard_breaks_of_markdown_are_breaks():
+    (block,) = markdown.parse("One here\\\ntwo  \nthree *four*\n").blocks
+    segments, _ = segments_of([block], len, 100)
+    assert [part.text for part in segments] == ["One here", "two", "three <s3>four</s3>"]
+
+
+@pytest.mark.parametrize(
+    "name", ["user_name", "app.use()", "std::vector", "camelCase", "MAX_SIZE", "$price", "a.b.c", "__init__", "iPhone"]
+)
+def test_a_name_of_a_program_is_no_segment(name):
+    block = Block(name, name, "")
+    assert segments_of([block], len, 100) == ([], [name])
+
+
+@pytest.mark.parametrize("word", ["Hello", "v-text", "Über", "API", "U.S. law", "He said.", "e-mail", "файл_имя"])
+def test_a_word_is_one(word):
+    assert [part.text for part in segments_of([Block(word, word, "")], len, 100)[0]] == [word]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from engine.markup.markdown_parser import TEMPLATE
 from engine.markup.spans import Found
+from engine.markup.templates import IN_MARKDOWN
 from engine.types import Block
 
 FORM = "front matter "  # what all forms begin with
@@ -107,7 +107,7 @@ def _block(value: str, syntax: str) -> Block | None:
 
 def _made(text: str, written: str, style: str) -> Block | None:
     text = " ".join(text.split())
-    return None if TEMPLATE.search(text) or not any(map(str.isalpha, text)) else Block(text, written, FORM + style)
+    return None if IN_MARKDOWN.search(text) or not any(map(str.isalpha, text)) else Block(text, written, FORM + style)
 
 
 def _plain(value: str) -> str | None:

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 from engine.markup import marks
 from engine.markup.lexer import Attribute, Token, attributes, lex
 from engine.markup.spans import Found, TagPlace, cut, partners
+from engine.markup.templates import IN_HTML
 from engine.types import Block, Document
 
 TEXT, DOUBLE, SINGLE, UNQUOTED = "html text", 'html "', "html '", "html unquoted"  # forms of blocks
@@ -67,7 +68,7 @@ _READ_ATTRIBUTES = _words("title alt placeholder aria-label aria-description lab
 _READ_META = _words("description og:title og:description og:site_name twitter:title twitter:description")
 _READ_INPUTS = _words("submit button reset")
 _MATTERS = re.compile(  # a tag that has none of these says nothing to a reader, and nothing of translation
-    r"title|alt|placeholder|aria-|label|summary|content|value|translate", re.IGNORECASE
+    r"title|alt|placeholder|aria-|label|summary|content|value|translate|lang", re.IGNORECASE
 )
 
 _SPACE = re.compile(r"[\t\n\f\r ]*[\n\r][\t\n\f\r ]*")
@@ -99,15 +100,14 @@ def parse(source: str, *, ignore_tags: AbstractSet[str] = frozenset()) -> Docume
     return cut(source, find(source, ignore_tags=ignore_tags))
 
 
-def find(
-    source: str, *, ignore_tags: AbstractSet[str] = frozenset(), kept: re.Pattern[str] | None = None
-) -> list[Found]:
+def find(source: str, *, ignore_tags: AbstractSet[str] = frozenset(), kept: re.Pattern[str] = IN_HTML) -> list[Found]:
     """The blocks of `parse`, in no order. What `kept` matches in a text stays as it is, a word among the others."""
     tokens = lex(source)
     found: list[Found] = []
     run: list[_Item] = []
     opened: Counter[str] = Counter()
     again: Token | None = None
+    language = ""  # of the page, where it says so: what is in another stays
     while token := again or next(tokens, None):
         again = None
         kind, start, end, tag, _ = token
@@ -123,7 +123,9 @@ def find(
             run = []
         if kind == "start":
             read = _attributes(source, token)
-            opaque = tag in ignore_tags or _says_no(source, read)
+            said = _value(source, read["lang"]).lower().partition("-")[0] if "lang" in read else ""
+            language = said if tag in ("html", "body") and said else language
+            opaque = tag in ignore_tags or _says_no(source, read) or bool(said and language and said != language)
             if read and not opaque:
                 found += _attribute_blocks(source, tag, read, kept)
             if tag in _VOID:
@@ -184,9 +186,7 @@ def _value(source: str, attribute: Attribute) -> str:
     return _ENTITY.sub(_attribute_entity, text) if "&" in text else text
 
 
-def _attribute_blocks(
-    source: str, tag: str, read: Mapping[str, Attribute], kept: re.Pattern[str] | None
-) -> Iterator[Found]:
+def _attribute_blocks(source: str, tag: str, read: Mapping[str, Attribute], kept: re.Pattern[str]) -> Iterator[Found]:
     names = [name for name in read if name in _READ_ATTRIBUTES]
     if tag == "meta" and any(
         _value(source, read[name]).strip().lower() in _READ_META for name in ("name", "property") if name in read
@@ -196,7 +196,7 @@ def _attribute_blocks(
         names.append("value")
     for attribute in [read[name] for name in names if name in read]:
         value = _value(source, attribute)
-        if any(map(str.isalpha, value)) and not (kept and kept.search(value)):
+        if any(map(str.isalpha, value)) and not kept.search(value):
             written = source[attribute.start : attribute.end]
             yield Found(attribute.start, Block(value, written, _FORMS[attribute.quote]))
 
@@ -237,8 +237,8 @@ def _element_end(first: Token, following: Iterator[Token], opened: Mapping[str, 
     return end, None
 
 
-def _texts(source: str, start: int, end: int, kept: re.Pattern[str] | None) -> Iterator[_Item]:
-    for match in kept.finditer(source, start, end) if kept else ():
+def _texts(source: str, start: int, end: int, kept: re.Pattern[str]) -> Iterator[_Item]:
+    for match in kept.finditer(source, start, end):
         if start < match.start():
             yield _text(source, start, match.start())
         yield _Item("void", *match.span(), shown=True)

@@ -17,10 +17,10 @@ from dataclasses import replace
 from markdown_it.utils import EnvType
 
 from engine.markup import front_matter, html, markdown_writing
-from engine.markup.markdown_parser import TEMPLATE
 from engine.markup.markdown_reading import ATTRIBUTE, found_in, title_block
 from engine.markup.markdown_spans import Content, contents
 from engine.markup.spans import Found, TagPlace, cut
+from engine.markup.templates import IN_MARKDOWN
 from engine.types import Block, Document
 
 _BOM = "\ufeff"
@@ -65,7 +65,7 @@ def escape(block: Block) -> Callable[[str], str]:
 
 def _found(content: Content, env: EnvType, source: str) -> Iterator[Found]:
     if content.form == "html":
-        for found in html.find(content.text, kept=TEMPLATE):
+        for found in html.find(content.text, kept=IN_MARKDOWN):
             if content.text[: found.start].strip() and (placed := _placed(found, content, source)):
                 yield placed  # what begins with the tag that makes it an HTML block must keep that in its place
     elif content.form in _TITLE_ENTITIES:

@@ -27,15 +27,11 @@ from mdit_py_plugins.deflist import deflist_plugin
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from mdit_py_plugins.footnote import footnote_plugin
 
-MAX_TEMPLATE_CHARACTERS = 500
+from engine.markup.templates import IN_MARKDOWN, STARTS_IN_MARKDOWN
 
-TEMPLATE = re.compile(
-    rf"\{{\{{(?s:.{{0,{MAX_TEMPLATE_CHARACTERS}}}?)\}}\}}"
-    rf"|\{{%(?s:.{{0,{MAX_TEMPLATE_CHARACTERS}}}?)%\}}"
-    rf"|\{{[#:.][^{{}}\n]{{0,{MAX_TEMPLATE_CHARACTERS}}}\}}"  # {#id}, {: .class}
-)
+MOST_NESTED = 60  # lists and quotes; each takes some frames of Python's thousand
 BOX = re.compile(r"(?:!!!|\?\?\?\+?)[ \t]+[\w-]+(?:[ \t]+[\w-]+)*+(?:[ \t]+\"(?P<title>[^\"]+)\")?[ \t]*$")
-INLINE_START = re.compile(r"[\n\\`~*_$\[]|<(?=[A-Za-z/!?])|&(?=[#A-Za-z])|!(?=\[)|\^(?=\[)|\{(?=[{%#:.])")
+INLINE_START = re.compile(r"[\n\\`~*_$\[]|<(?=[A-Za-z/!?])|&(?=[#A-Za-z])|!(?=\[)|\^(?=\[)|" + STARTS_IN_MARKDOWN)
 
 
 class _State(StateInline):
@@ -103,7 +99,7 @@ def _stamp(tokens: Sequence[Token], start: int, end: int) -> None:
 def _template(state: StateInline, silent: bool) -> bool:
     if state.src[state.pos] != "{" or state.html_terminator_last("}") < state.pos:
         return False
-    match = TEMPLATE.match(state.src, state.pos, state.posMax)
+    match = IN_MARKDOWN.match(state.src, state.pos, state.posMax)
     if match is None:
         return False
     if not silent:
@@ -283,7 +279,13 @@ def _enabled(parser: ParserBlock | ParserInline) -> list[Any]:
 
 
 def _parser() -> MarkdownIt:
-    options = {"alerts": True, "tasklists": True, "inline_definitions": True, "strikethrough_single_tilde": True}
+    options = {
+        "maxNesting": MOST_NESTED,
+        "alerts": True,
+        "tasklists": True,
+        "inline_definitions": True,
+        "strikethrough_single_tilde": True,
+    }
     md = _Markdown("commonmark", options).enable(["table", "strikethrough"])
     dollarmath_plugin(md, allow_space=False, allow_digits=False, double_inline=True)
     footnote_plugin(md, inline=False, move_to_end=False)

@@ -14,9 +14,9 @@ from markdown_it.utils import EnvType
 
 from engine.languages import CJK_LETTERS
 from engine.markup import html, marks
-from engine.markup.markdown_parser import TEMPLATE
 from engine.markup.markdown_spans import TITLE, Content, Piece, pieces
 from engine.markup.spans import WALL, Found, TagPlace, partners, without_tail
+from engine.markup.templates import IN_MARKDOWN, IS_ATTRIBUTES
 from engine.types import Block
 
 URL = re.compile(r"(?<![A-Za-z0-9])(?:(?:https?|ftp)://|www\.)[!-;=?-_a-z{|}~]+")
@@ -72,14 +72,14 @@ def _plain(tile: Piece, content: Content, source: str) -> Found | None:
 def title_block(title: str, form: str) -> Block | None:
     """The block of a title without its quotes; None where nothing in it is for a translator."""
     text = " ".join(unescapeAll(title).split())
-    return None if TEMPLATE.search(title) or not any(map(str.isalpha, text)) else Block(text, title, form)
+    return None if IN_MARKDOWN.search(title) or not any(map(str.isalpha, text)) else Block(text, title, form)
 
 
 def _inside(part: _Part) -> Iterator[Found]:
     """The blocks in a tag: its attributes if it is HTML's, or its title."""
     if part.name == "html_inline":
         if "=" in part.source:
-            for start, attribute, _ in html.find(part.source, kept=TEMPLATE):
+            for start, attribute, _ in html.find(part.source, kept=IN_MARKDOWN):
                 yield Found(part.start + start, replace(attribute, form=ATTRIBUTE + attribute.form))
     elif part.name in ("link_close", "image_close", "image") and part.source[-2:-1] in "\"') \t":
         close = part.source.index("](") if part.name == "image" else 0
@@ -102,7 +102,7 @@ def _parts(tiles: Sequence[Piece], content: Content, source: str) -> Iterator[_P
         else:
             if name == "html_inline" and written.startswith("<!--"):
                 name = "html-comment"
-            elif name == "template" and written.startswith(("{#", "{:", "{.")):
+            elif name == "template" and IS_ATTRIBUTES.match(written):
                 name = "attributes"
             if "\n" in content.text[first:last]:
                 written = " ".join(line.strip(" \t") for line in content.text[first:last].split("\n"))

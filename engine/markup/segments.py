@@ -1,9 +1,11 @@
 """Blocks → segments: as the segmenter cuts, with marks counted and never cut in two. Knows no format and no prompt.
 
 A pair of marks stays in one segment. One that is too long for that, or has a line break in it, is opened: its marks
-stand in the gaps, where no model sees them, and what is inside is cut as if it stood alone.
+stand in the gaps, where no model sees them, and what is inside is cut as if it stood alone. So does a break of the
+line: no model can put it elsewhere. What is a name in a program and nothing else is no segment.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +13,9 @@ from engine.markup import marks
 from engine.segmenter import LONG_TOKEN_CHARACTERS, segment
 from engine.types import Block, CountTokens, Segment
 
+_BREAK = re.compile(r"[ \t]*\\?(?:\r\n?|\n)[> \t]*|.*<(?:\w+:)?br(?=[\s/>]).*", re.IGNORECASE | re.DOTALL)
+_NAME = re.compile(r"[A-Za-z_$][\w$]*(?:(?:\.|::|->)[A-Za-z_$][\w$]*)*(?:\(\))?")
+_LIKE_CODE = re.compile(r"_|\.|::|->|\(\)|[a-z][A-Z]|\$")
 _OPENS, _CLOSES, _ENDS_LINE = "“", "”", "\n"  # as what the rules of sentences see a mark
 
 
@@ -20,6 +25,7 @@ class _Pair:
     inner: int
     inner_end: int = 0
     end: int = 0
+    has_break: bool = False
     pairs: list["_Pair"] = field(default_factory=list)
 
 
@@ -29,11 +35,20 @@ def segments_of(blocks: Sequence[Block], count_tokens: CountTokens, max_tokens: 
     tails = []
     for number, block in enumerate(blocks):
         found, tail = _cut(block, count_tokens, max_tokens)
-        tails.append(tail)
+        kept = ""  # names, which stay
         for part in found:
+            if _is_name(part.text):
+                kept += part.gap + part.text
+                continue
+            part, kept = replace(part, gap=kept + part.gap), ""
             tags = {number: block.tags[number] for number in marks.numbers(part.text, block.tags)}
             segments.append(replace(part, index=len(segments), block=number, tags=tags))
+        tails.append(kept + tail)
     return segments, tails
+
+
+def _is_name(text: str) -> bool:
+    return bool(_NAME.fullmatch(text) and _LIKE_CODE.search(text))
 
 
 def _cut(block: Block, count_tokens: CountTokens, max_tokens: int) -> tuple[list[Segment], str]:
@@ -55,13 +70,17 @@ def _pairs(block: Block, shown: list[str]) -> list[_Pair]:
             continue
         opens, alone = piece.kind == "open", marks.stands_alone(block.tags, piece.number)
         size = len(f"<s{piece.number}>" if opens else f"</s{piece.number}>")
-        shown[at : at + size] = (_OPENS if opens and not alone else _CLOSES) * size
+        is_break = alone and _BREAK.fullmatch(block.tags[piece.number][0])
+        shown[at : at + size] = (_ENDS_LINE if is_break else _OPENS if opens and not alone else _CLOSES) * size
         if opens:
             around.append(_Pair(at, at + size))
         else:
             pair = around.pop()
             pair.inner_end, pair.end = at, at + size
-            around[-1].pairs.append(pair)
+            pair.has_break = pair.has_break or bool(is_break)
+            around[-1].has_break = around[-1].has_break or pair.has_break
+            if not is_break:
+                around[-1].pairs.append(pair)
         at += size
     return around[0].pairs
 
@@ -74,7 +93,8 @@ def _kept_whole(
         pair = waiting.pop()
         inside = text[pair.start : pair.end]
         if (
-            len(inside) <= max_tokens * LONG_TOKEN_CHARACTERS
+            not pair.has_break
+            and len(inside) <= max_tokens * LONG_TOKEN_CHARACTERS
             and len(inside.splitlines()) == 1
             and count_tokens(inside) <= max_tokens
         ):
