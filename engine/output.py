@@ -10,7 +10,7 @@ from engine.job import Job
 from engine.languages import LANGUAGES
 from engine.markup import marks
 from engine.markup.parse import Parser
-from engine.markup.spans import filled
+from engine.markup.spans import filled, is_refused
 from engine.types import Document, Segment, TextDelta, TextReplaced, Translated
 
 Change = TextDelta | TextReplaced
@@ -21,6 +21,7 @@ class Output:
 
     def __init__(self, job: Job, document: Document, parser: Parser, target: str) -> None:
         self.texts: list[str] = []  # by block, with marks
+        self.refused: list[int] = []  # blocks whose text could not be written, so that their source stays
         self._job, self._document, self._parser, self._target = job, document, parser, LANGUAGES[target]
         self._at = 0  # in the skeleton: what stands before has been sent
         self._written: list[str] = []  # by block: its source
@@ -74,6 +75,8 @@ class Output:
             yield from self._add(part, self._restorer.feed(tail) + self._restorer.end())
             self.texts.append(self._text + tail)
             self._written.append(self._parser.write(self._block, self.texts[-1]))
+            if is_refused(self._block, self.texts[-1], self._written[-1]):
+                self.refused.append(part.block)
             yield from self._correct(part.block)
 
     def source_of(self, done: Translated) -> str:

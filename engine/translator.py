@@ -126,11 +126,11 @@ class Translator:
                         yield SegmentDone(event.segment.index, output.source_of(event), event.terms, event.warnings)
             for change in output.finish():
                 yield change
-            kept = await asyncio.to_thread(at_fault, markup, document, parser.write, output.texts)
-            if kept:
-                for change in output.keep(kept):
+            if faults := await asyncio.to_thread(at_fault, markup, document, parser.write, output.texts):
+                for change in output.keep(faults):
                     yield change
-        yield self._finished(job, done, began_seconds, _kept(kept or [], job.segments), text=output.text)
+            kept = sorted({*(faults or []), *output.refused})
+        yield self._finished(job, done, began_seconds, _kept(kept, job.segments), text=output.text)
 
     async def stream_blocks(
         self, request: TranslationRequest, blocks: Sequence[Block], known: Mapping[int, Translated] | None = None
@@ -272,8 +272,8 @@ def _kept(blocks: Iterable[int], segments: Sequence[Segment]) -> Iterator[Warnin
     first = {part.block: part.index for part in reversed(segments)}
     for block in blocks:
         message = (
-            f"The translation of segment {first[block] + 1} would have broken the document's structure, so its source "
-            "text was kept."
+            f"The paragraph of segment {first[block] + 1} could not be written with its translation and the structure "
+            "it had, so its source text was kept."
         )
         yield Warning("source_kept", message, first[block])
 

@@ -100,3 +100,18 @@ def test_bytes_come_back_or_are_refused(data):
 def test_much_is_decoded_in_little_time():
     for text in (TEXTS["gb18030"], "x" + TEXTS["gb18030"].replace("\n", "")):
         assert decode(text.encode("gb18030") * 5_000).encoding == "gb18030"
+
+
+@pytest.mark.parametrize(
+    ("lang", "encoding", "text"),
+    [
+        ("zh", "gb18030", "# 你好\n\n我们的**花园**很漂亮。"),
+        ("zh", "gb18030", "请点击这里"),
+        ("ja", "euc_jp", "こんにちは"),
+        ("ko", "cp949", "안녕하세요"),
+        ("zh-Hant", "big5hkscs", "你好，世界"),
+        ("he", "cp1255", "שלום עולם"),
+    ],
+)
+def test_a_few_words_are_read_as_their_language_is_written(lang, encoding, text):
+    assert decode(text.encode(encoding), lang).text == text

@@ -10,7 +10,7 @@ import pytest
 
 from engine.answer import Answer
 from engine.backends.echo import EchoBackend
-from engine.markup import html, marks
+from engine.markup import html, markdown_writing, marks
 from engine.markup.verify import TEXT, skeleton
 from engine.scheduler import Scheduler
 from engine.translator import Translator
@@ -195,7 +195,7 @@ def test_a_placeholder_the_model_forgets_is_asked_for_again_before_it_is_put_at_
     forgets = Scripted(lambda prompt: "BONJOUR." if prompt.sampling.temperature != 0 else upper(prompt))
     assert run(ask("Hello %s."), forgets)[-1].text == "HELLO %s."
     events = run(ask("Hello %s."), Scripted(lambda prompt: "BONJOUR."))
-    assert shown(events) == events[-1].text == "BONJOUR.%s"
+    assert shown(events) == events[-1].text == "BONJOUR. %s"
     assert [warning.code for warning in events[-1].warnings] == ["tags_moved"]
 
 
@@ -262,6 +262,22 @@ def test_marks_cannot_be_forged_out_of_others():
     events = run(ask("Say %s now."), Scripted(lambda prompt: "<s<s9>1></s1> <s1></s1> a"))
     assert shown(events) == events[-1].text
     assert events[-1].text.count("%s") == 1
+
+
+def test_a_text_that_markdown_cannot_hold_leaves_its_source_and_that_is_said(monkeypatch):
+    monkeypatch.setattr(markdown_writing, "write", lambda block, text: block.source)
+    events = run(ask("# Say *it*\n\nnow\n", "markdown"), Scripted(upper))
+    assert shown(events) == events[-1].text == "# Say *it*\n\nnow\n"
+    assert [(warning.code, warning.segment) for warning in events[-1].warnings] == [
+        ("source_kept", 0),
+        ("source_kept", 1),
+    ]
+
+
+def test_a_model_that_dresses_words_up_as_code_is_undressed():
+    backend = Scripted(lambda prompt: f"`{prompt.source.upper()}` <input>")
+    assert run(ask("# Grow\n\n`x` goes\n", "markdown"), backend)[-1].text.startswith("# GROW\n")
+    assert run(ask("&File"), Scripted(lambda prompt: "`<input>`"))[-1].text == "&File"
 
 
 def test_a_segment_is_said_with_its_tags():

@@ -331,7 +331,7 @@ def test_a_document_is_sent_followed_and_downloaded(studio: Studio, tmp_path: Pa
     expect(page.locator(".yw-drop")).to_have_text("notes.md")
     page.locator("#yw-translate-document").click()
     expect(page.locator(".yw-doc")).to_contain_text("of 2 segments")
-    expect(page.locator(".yw-doc")).to_contain_text("Done: 2 segments", timeout=8000)
+    expect(page.locator(".yw-doc")).to_contain_text("Done. Segments: 2", timeout=8000)
     page.reload()  # and it is still there
     page.get_by_text("Document", exact=True).click()
     with page.expect_download() as coming:

@@ -180,3 +180,11 @@ def test_any_text_comes_back_or_is_refused(source):
         return
     again = rebuilt(source, lambda text: f'"\\{text}\n')
     assert len(parse_po(again, Options(retranslate=True)).blocks) >= len(parse_po(source).blocks)
+
+
+@pytest.mark.parametrize(("target", "language"), [("fr", "fr"), ("zh", "zh_CN"), ("", "en")])
+def test_the_header_names_the_language_translated_into(target, language):
+    source = 'msgid ""\nmsgstr ""\n"Language: en\\n"\n"X: y\\n"\n\nmsgid "Language: x"\nmsgstr ""\n'
+    document = parse_po(source, Options(target=target))
+    rebuilt = rebuild(document, write_po, [block.text for block in document.blocks])
+    assert rebuilt == source.replace("Language: en", f"Language: {language}")

@@ -50,7 +50,9 @@ def _check(source: str) -> None:
             f"The JSON is nested {deepest:,} deep; {MOST_NESTED} is the most. Flatten it, or send a part."
         )
     try:
-        json.loads(source.removeprefix("\ufeff"))
+        json.loads(
+            source.removeprefix("\ufeff"), parse_int=str
+        )  # Python refuses numbers of 5,000 digits, JSON does not
     except ValueError as error:
         raise BadDocument(f"The file is no valid JSON: {error}. Mend it there and send it again.") from error
 

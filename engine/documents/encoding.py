@@ -42,6 +42,18 @@ _GUESSED = [
     "cp874",
     "koi8_r",
 ]
+_OF_LANGUAGES = {  # what a text in it is likely to be in, if not in Unicode
+    "zh": ("gb18030",),
+    "zh-Hant": ("big5hkscs",),
+    "yue": ("big5hkscs",),
+    "ja": ("euc_jp", "cp932"),
+    "ko": ("cp949",),
+    "ar": ("cp1256",),
+    "fa": ("cp1256",),
+    "he": ("cp1255",),
+    "th": ("cp874",),
+    "vi": ("cp1258",),
+}
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 
@@ -52,12 +64,15 @@ class Decoded:
     bom: bytes = b""
 
 
-def decode(data: bytes) -> Decoded:
-    """Characters that `encode` turns into the same bytes again. Raises `BadDocument` for what is no text."""
+def decode(data: bytes, lang: str = "") -> Decoded:
+    """Characters that `encode` turns into the same bytes again. Raises `BadDocument` for what is no text.
+
+    `lang` is the code of the text's language, if that is known: a few words do not tell GB18030 from others.
+    """
     for bom, encoding in _BOMS:
         if data.startswith(bom) and (text := _strictly(data[len(bom) :], encoding)) is not None:
             return Decoded(text, encoding, bom)
-    for encoding in _candidates(data):
+    for encoding in _candidates(data, lang):
         text = _strictly(data, encoding)
         if text is not None and len(_CONTROL.findall(text)) <= MOST_CONTROLS * len(text):
             western = encoding.startswith("cp125") and _strictly(data, "cp1252") == text  # the likeliest of equals
@@ -79,7 +94,7 @@ def encode(text: str, like: Decoded, references: bool = False) -> tuple[bytes, s
         return text.encode("utf-8", "surrogatepass"), "utf-8"
 
 
-def _candidates(data: bytes) -> Iterator[str]:
+def _candidates(data: bytes, lang: str) -> Iterator[str]:
     declared = [found[1].decode("ascii", "ignore") for found in _DECLARED.finditer(data[:DECLARATION_BYTES])]
     names = [name for label in declared if (name := _known(label)) is not None]
     if b"\x1b$" in data[:SAMPLE_BYTES]:
@@ -92,6 +107,7 @@ def _candidates(data: bytes) -> Iterator[str]:
         yield "utf-16-be" if even > odd else "utf-16-le"
         return
     yield from names
+    yield from _OF_LANGUAGES.get(lang, ())
     for sample in _samples(data):
         for guess in from_bytes(sample, cp_isolation=_GUESSED):
             yield guess.encoding

@@ -15,13 +15,14 @@ class File:
 
     blocks: tuple[Block, ...]
     save: Callable[[Sequence[str]], bytes]
-    faults: Callable[[Sequence[str]], list[int] | None] = lambda _texts: []  # blocks that must keep their source
+    faults: Callable[[Sequence[str]], list[int]] = lambda _texts: []  # blocks that must keep their source
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a user may choose of a document's reading, whatever its kind; a kind that has no such thing ignores it."""
 
+    source: str = ""  # the language of its text, which says how its bytes may be read; "" where that is not known
     target: str = ""  # the language translated into, for files that name it (XLIFF, HTML); "" leaves that as it is
     exclude: tuple[str, ...] = ()  # JSON: keys ("id") or paths ("pages.*.slug") that stay
     retranslate: bool = False  # PO, XLIFF: also what is translated already

@@ -1,8 +1,8 @@
 """Gettext's catalogues, PO and POT: each msgid is translated into its msgstr, all else stays byte for byte.
 
 What is translated already stays, unless asked for. A fuzzy entry is translated anew and loses its flag: to gettext it
-is a guess, which no program shows. The header stays, its Language and Plural-Forms with it; so do obsolete entries, and
-those with octal or hexadecimal escapes, which gettext itself never writes.
+is a guess, which no program shows. The header stays, but for its Language where the target is named; so do obsolete
+entries, and those with octal or hexadecimal escapes, which gettext itself never writes.
 
 A translation that is the msgid again (OK → OK) leaves the entry as it was: what no program can tell from it, unless it
 is one of several plural forms. Knows nothing of how many forms a language has: it fills those that are there.
@@ -28,6 +28,8 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
+_LANGUAGE = re.compile(r'^("Language:)[^"\\]*(\\n")', re.MULTILINE)
+_REGIONS = {"zh": "zh_CN", "zh-Hant": "zh_TW", "yue": "zh_HK"}  # gettext names these by where they are spoken
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", '"': '"', "\\": "\\"}
 _ESCAPED = str.maketrans({character: f"\\{letter}" for letter, character in _ESCAPES.items()} | {"\0": None})
@@ -75,6 +77,9 @@ class _Entry:
 
 def parse_po(source: str, options: Options = _NO_OPTIONS) -> Document:
     """A block for each msgstr that lacks its translation; with `retranslate`, for each. Raises `BadDocument`."""
+    if options.target:
+        language = _REGIONS.get(options.target, options.target.replace("-", "_"))
+        source = _LANGUAGE.sub(rf"\g<1> {language}\g<2>", source, count=1)
     form = "po-crlf" if "\r\n" in source else "po"
     entries = [*_entries(source)]
     if not entries:

@@ -16,7 +16,7 @@ from engine.errors import UnsupportedMedia
 from engine.languages import LANGUAGES
 from engine.markup.page_language import in_language
 from engine.markup.parse import PARSERS, Markup
-from engine.markup.spans import rebuild
+from engine.markup.spans import rebuild, refused
 from engine.markup.verify import at_fault
 from engine.types import Block, Document
 
@@ -39,7 +39,7 @@ def _text(
     """A reader of text files; `references` may stand for what their encoding lacks: `&#8230;`."""
 
     def read_text(data: bytes, options: Options) -> File:
-        decoded = decode(data)
+        decoded = decode(data, options.source)
         document = parse(decoded.text, options)
 
         def save(texts: Sequence[str]) -> bytes:
@@ -55,7 +55,7 @@ def _markup(markup: Markup) -> Read:
     parser = PARSERS[markup]
 
     def read_markup(data: bytes, options: Options) -> File:
-        decoded = decode(data)
+        decoded = decode(data, options.source)
         document = parser.parse(decoded.text)
         own_texts = tuple(block.text for block in document.blocks)
 
@@ -65,7 +65,11 @@ def _markup(markup: Markup) -> Read:
                 written = in_language(written, options.target, LANGUAGES[options.target].direction)
             return encode(written, decoded, references=markup == "html")[0]
 
-        return File(document.blocks, save, lambda texts: at_fault(markup, document, parser.write, texts))
+        def faults(texts: Sequence[str]) -> list[int]:
+            found = at_fault(markup, document, parser.write, texts) or []
+            return sorted({*found, *refused(document, parser.write, texts)})
+
+        return File(document.blocks, save, faults)
 
     return read_markup
 

@@ -78,7 +78,7 @@ class Documents:
         if not data:
             raise EmptyText("The file is empty; send one with text in it.")
         request = self._translator.checked(order.request, ())
-        options = replace(order.options, target=request.target)
+        options = replace(order.options, source=request.source or "", target=request.target)
         order = replace(order, name=_plain_name(order.name), request=request, options=options)
         if self._coming >= MOST_COMING or len(self._jobs) + self._coming - len(self._ended()) >= MOST_KEPT:
             raise Overloaded("Too many documents are waiting already; send this one later.", 60)
@@ -227,13 +227,13 @@ def _read_again(place: Path, order: Order) -> File:
 
 
 def _save(file: File, finished: Finished, place: Path) -> Finished:
-    faults = file.faults(finished.texts) or []
+    faults = file.faults(finished.texts)
     texts = list(finished.texts)
     for number in faults:
         texts[number] = file.blocks[number].text
     warnings = list(finished.warnings)
     if faults:
-        what = f"The translation of {len(faults):,} parts would have broken the document's structure"
+        what = f"{len(faults):,} paragraphs could not be written with their translation and the structure they had"
         warnings.insert(0, Warning("source_kept", f"{what}, so their source text was kept."))
     if (more := len(warnings) - MOST_WARNINGS) > 0:
         warnings[MOST_WARNINGS:] = [Warning("more_warnings", f"There are {more:,} more warnings like these.")]
@@ -245,7 +245,8 @@ def _save(file: File, finished: Finished, place: Path) -> Finished:
 def result_name(job: Job) -> str:
     """`report.docx` → `report.fr.docx`"""
     path = PurePosixPath(job.order.name)
-    return f"{path.stem}.{job.order.request.target}{path.suffix}"
+    suffix = ".po" if path.suffix.lower() == ".pot" else path.suffix  # a template that is filled in is none any more
+    return f"{path.stem}.{job.order.request.target}{suffix}"
 
 
 def _plain_name(name: str) -> str:

@@ -21,7 +21,8 @@ _EXACT = re.compile(r"<(?P<closes>/?)s(?P<number>\d{1,6})(?P<alone>)>")
 _LOOSE = re.compile(
     r"[<＜]\s{0,3}(?P<closes>[/／]?)\s{0,3}[sSｓＳ]\s{0,3}(?P<number>\d{1,6})\s{0,3}(?P<alone>[/／]?)\s{0,3}[>＞]"
 )
-_LETTER = re.compile("[A-Za-z\u00c0-\u024f\u0400-\u04ff]")  # of scripts whose words spaces part
+_LETTERS = "A-Za-z\u00c0-\u024f\u0400-\u04ff"  # of scripts whose words spaces part
+_BEFORE_SPACE, _AFTER_SPACE = re.compile(rf"[{_LETTERS}.,;:!?)]"), re.compile(rf"[{_LETTERS}(]")
 _BEGUN = re.compile(r"[<＜]\s{0,3}[/／]?\s{0,3}(?:[sSｓＳ]\s{0,3}(?:\d{1,6}\s{0,3}[/／]?\s{0,3})?)?\Z")
 
 Tags = Mapping[int, tuple[str, str]]
@@ -167,7 +168,7 @@ def lost(text: str, tags: Tags, answer: str) -> list[int]:
 
 def spaced(text: str, tags: Tags, answer: str) -> str:
     """The answer, whose marks are right, with a space between a word and a tag that stands alone, where the model
-    joined what is no word in `text`: `file<s1></s1>` for `file <s1></s1>`."""
+    joined what stands apart in `text`: `file<s1></s1>` for `file <s1></s1>`."""
     for number in {*_touching(answer, tags, -1)} - {*_touching(text, tags, -1)}:
         answer = answer.replace(f"<s{number}>", f" <s{number}>", 1)
     for number in {*_touching(answer, tags, 1)} - {*_touching(text, tags, 1)}:
@@ -176,12 +177,13 @@ def spaced(text: str, tags: Tags, answer: str) -> str:
 
 
 def _touching(text: str, tags: Tags, side: Literal[-1, 1]) -> Iterator[int]:
-    """The tags that stand alone and have a letter right before (-1) or after (1) them."""
+    """The tags that stand alone and have right before (-1) or after (1) them what a space may part from them."""
+    near = _AFTER_SPACE if side > 0 else _BEFORE_SPACE
     for first, second in pairwise(pieces(text, tags)):
         mark, run, letter = (first, second, 0) if side > 0 else (second, first, -1)
         if not isinstance(mark, Mark) or not isinstance(run, str):
             continue
-        if stands_alone(tags, mark.number) and _LETTER.match(run[letter]):
+        if stands_alone(tags, mark.number) and near.match(run[letter]):
             yield mark.number
 
 

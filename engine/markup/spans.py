@@ -98,6 +98,22 @@ def rebuild(document: Document, write: Callable[[Block, str], str], texts: Seque
     return _joined(document.skeleton, written)
 
 
+def refused(document: Document, write: Callable[[Block, str], str], texts: Sequence[str]) -> list[int]:
+    """The blocks whose texts the parser would not write, so that their source stays."""
+    written: list[str] = []
+    kept = []
+    for number, (block, text) in enumerate(zip(document.blocks, texts, strict=True)):
+        block = filled(block, written)
+        written.append(write(block, text))
+        if is_refused(block, text, written[-1]):
+            kept.append(number)
+    return kept
+
+
+def is_refused(block: Block, text: str, written: str) -> bool:
+    return text != block.text and written == block.source
+
+
 def filled(block: Block, written: Sequence[str]) -> Block:
     """The block with what was written for the blocks before it, where those stand in its tags."""
     if not block.nested:

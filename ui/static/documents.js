@@ -140,7 +140,7 @@ window.yiwenDocuments = (root, { say, element }) => {
   }
 
   async function start(fields) {
-    if (!chosen) return picker.click();
+    if (!chosen) return (hint.textContent = say("document_missing"));
     const form = new FormData();
     form.append("file", chosen);
     for (const [name, value] of Object.entries(fields)) form.append(name, value);
