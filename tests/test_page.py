@@ -20,7 +20,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FLAGS += ("--disable-background-networking", "--disable-component-update")
 LONG = "The page shows every word as it comes. " * 20  # 195 tokens: 6 seconds, unless it is stopped
 BOX = "#yw-output-box"
-MARKDOWN = b"# Notes *here*\r\n\r\n" + b"The page shows every word as it comes. " * 3 + b"\r\n"
+MARKDOWN = b"# Notes *here*\r\n\r\n" + (b"The page shows every word as it comes. " * 3 + b"\r\n\r\n") * 24
 
 pytestmark = pytest.mark.timeout(10, func_only=True)  # the fixtures start a browser and a server once
 
@@ -330,10 +330,9 @@ def test_a_document_is_sent_followed_and_downloaded(studio: Studio, tmp_path: Pa
     page.locator("#yw-file").set_input_files({"name": "notes.md", "mimeType": "", "buffer": MARKDOWN})
     expect(page.locator(".yw-drop")).to_have_text("notes.md")
     page.locator("#yw-translate-document").click()
-    expect(page.locator(".yw-doc")).to_contain_text("of 2 segments")
-    expect(page.locator(".yw-doc")).to_contain_text("Done. Segments: 2", timeout=8000)
+    expect(page.locator(".yw-doc")).to_contain_text("of 25 segments")
+    expect(page.locator(".yw-doc")).to_contain_text("Done. Segments: 25", timeout=8000)
     page.reload()  # and it is still there
-    page.get_by_text("Document", exact=True).click()
     with page.expect_download() as coming:
         page.get_by_text("Download").click()
     assert coming.value.suggested_filename == "notes.zh.md"

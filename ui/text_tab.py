@@ -80,7 +80,7 @@ def text_tab(translator: Translator) -> tuple[gr.Dropdown, gr.Dataframe]:
                 buttons=[],
             )
             add_row = gr.Button(label("add_row"), elem_id="yw-add-row", size="sm", min_width=0)
-        with gr.Accordion(label("document"), open=False):
+        with gr.Accordion(label("document"), open=False, elem_id="yw-document"):
             gr.HTML(html_template=_DROP, js_on_load=_USE_DROP, apply_default_css=False)
             translate_document = gr.Button(
                 label("translate_document"), elem_id="yw-translate-document", size="sm", min_width=0

@@ -158,13 +158,16 @@ window.yiwenDocuments = (root, { say, element }) => {
     follow(answer.id, view);
   }
 
+  // Whether there is any.
   function resume() {
-    for (const id of remembered()) {
+    const ids = remembered();
+    for (const id of ids) {
       const view = made("…");
       view.said.textContent = say("document_queued");
       rows.set(id, view);
       follow(id, view);
     }
+    return ids.length > 0;
   }
 
   return { useZone, useList: (place) => place.append(list), start, resume };

@@ -276,7 +276,7 @@ window.yiwen = (() => {
     for (const spoken of document.querySelectorAll("[data-say]")) spoken.textContent = say(spoken.dataset.say);
     for (const option of at("yw-format").options) option.textContent = say(`format_${option.value}`);
     at("yw-format").setAttribute("aria-label", say("format"));
-    documents.resume();
+    if (documents.resume()) at("yw-document").querySelector("button").click(); // else nobody would see them
     at("yw-model").textContent = model;
     at("yw-licence").textContent = licence;
     at("yw-licence").parentElement.hidden = !licence;
