@@ -183,15 +183,18 @@ class Attempts:
 
 
 def _without_inventions(answer: str, source: str) -> str:
-    """Without backticks and tags where the source has none: small models dress up what looks like code to them."""
+    """Without code's backticks and formatting tags where the source has none: small models dress up what looks like
+    code to them. What might be a word in brackets stays."""
     if "`" not in source:
-        answer = answer.replace("`", "")
-    if "<" not in source and "＜" not in source:
+        answer = _CODE.sub(r"\1", answer)
+    if not _BRACKET.search(source):
         answer = _TAG.sub("", answer)
     return answer.strip()
 
 
-_TAG = re.compile(r"</?[A-Za-z][\w-]{0,20}(?:\s[^<>]{0,100})?/?>")
+_CODE = re.compile(r"`([^`]*)`")
+_BRACKET = re.compile(r"[<＜〈《«‹\[「『]")
+_TAG = re.compile(r"</?(?:a|b|br|code|em|i|input|kbd|p|pre|span|strong|tt|u)(?:\s[^<>]{0,100})?/?>", re.IGNORECASE)
 _TRUNCATED = "truncated", "The answer for {where} reached its limit of {tokens} tokens, so its end may be missing."
 _EMPTY = "empty", "The model said nothing for {where}, so its source text was kept."
 _TRANSLATED_APART = (

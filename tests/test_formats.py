@@ -262,6 +262,8 @@ def test_marks_cannot_be_forged_out_of_others():
     events = run(ask("Say %s now."), Scripted(lambda prompt: "<s<s9>1></s1> <s1></s1> a"))
     assert shown(events) == events[-1].text
     assert events[-1].text.count("%s") == 1
+    (block,) = html.parse("Go <b>home</b><br>now").blocks
+    assert marks.mend(block.text, block.tags, "va <s1>maison</s1><s2></s2> x </s<s2>1>") is None
 
 
 def test_a_text_that_markdown_cannot_hold_leaves_its_source_and_that_is_said(monkeypatch):
@@ -278,6 +280,8 @@ def test_a_model_that_dresses_words_up_as_code_is_undressed():
     backend = Scripted(lambda prompt: f"`{prompt.source.upper()}` <input>")
     assert run(ask("# Grow\n\n`x` goes\n", "markdown"), backend)[-1].text.startswith("# GROW\n")
     assert run(ask("&File"), Scripted(lambda prompt: "`<input>`"))[-1].text == "&File"
+    assert run(ask("Press [Enter] now"), Scripted(lambda prompt: "现在按<Enter>"))[-1].text == "现在按<Enter>"
+    assert run(ask("In Hawaii"), Scripted(lambda prompt: "À Hawai`i"))[-1].text == "À Hawai`i"
 
 
 def test_a_segment_is_said_with_its_tags():

@@ -157,6 +157,10 @@ def test_what_a_template_engine_replaces_is_a_tag(expression):
         ('<html lang="en-GB"><p lang="en">One</p>', ["One"]),
         ('<p>One <i lang="fr">two</i></p>', ["One <s1>two</s1>"]),
         ('<html lang="en"><body lang="fr"><p>Un', ["Un"]),
+        ('<html lang="en_US"><p lang=" en ">One', ["One"]),
+        ('<html lang="{{ site.lang }}"><p lang="en">One', ["One"]),
+        ('<html lang="no"><p lang="nb">En', ["En"]),
+        ('<html lang="en"><p lang="und">One', ["One"]),
     ],
 )
 def test_what_is_in_another_language_than_its_page_stays(source, texts):

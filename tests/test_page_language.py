@@ -15,6 +15,7 @@ from engine.markup.page_language import in_language
         ("<html lang><p>", "fr", "ltr", "<html lang><p>"),
         ("<!--<html lang=en>--><p>x</p>", "fr", "ltr", "<!--<html lang=en>--><p>x</p>"),
         ("x", "fr", "ltr", "x"),
+        ('<html lang="en"><p lang="en-US">a<p lang=de>b', "fr", "ltr", '<html lang="fr"><p lang="fr">a<p lang=de>b'),
     ],
 )
 def test_a_page_names_its_new_language(source, code, direction, expected):

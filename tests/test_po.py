@@ -188,3 +188,9 @@ def test_the_header_names_the_language_translated_into(target, language):
     document = parse_po(source, Options(target=target))
     rebuilt = rebuild(document, write_po, [block.text for block in document.blocks])
     assert rebuilt == source.replace("Language: en", f"Language: {language}")
+
+
+def test_a_message_that_looks_like_a_header_stays():
+    source = 'msgid ""\nmsgstr ""\n"X: y\\n"\n\nmsgid ""\n"Language: %s\\n"\nmsgstr ""\n'
+    document = parse_po(source, Options(target="fr"))
+    assert rebuild(document, write_po, [block.text for block in document.blocks]) == source

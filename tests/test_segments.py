@@ -97,6 +97,19 @@ def test_a_line_ends_at_a_break(line_break):
     assert "".join(part.gap + part.text for part in segments) + tail == block.text
 
 
+def test_what_only_holds_a_break_is_none():
+    (block,) = markdown.parse("Use the `<br>` tag to break lines.\n").blocks
+    assert len(segments_of([block], len, 100)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "tag", ["<w:br/>", '<w:r><w:rPr><w:b/></w:rPr><w:br w:type="page"/></w:r>', "<a:br><a:rPr lang='en'/></a:br>"]
+)
+def test_a_break_of_office_is_one(tag):
+    block = Block("One<s1></s1>two", "", "", {1: (tag, "")})
+    assert [part.text for part in segments_of([block], len, 100)[0]] == ["One", "two"]
+
+
 def test_hard_breaks_of_markdown_are_breaks():
     (block,) = markdown.parse("One here\\\ntwo  \nthree *four*\n").blocks
     segments, _ = segments_of([block], len, 100)
@@ -104,13 +117,40 @@ def test_hard_breaks_of_markdown_are_breaks():
 
 
 @pytest.mark.parametrize(
-    "name", ["user_name", "app.use()", "std::vector", "camelCase", "MAX_SIZE", "$price", "a.b.c", "__init__", "iPhone"]
+    "name",
+    [
+        "user_name",
+        "app.use()",
+        "std::vector",
+        "camelCase",
+        "MAX_SIZE",
+        "$price",
+        "os.path.join",
+        "__init__",
+        "isOpenNow",
+    ],
 )
 def test_a_name_of_a_program_is_no_segment(name):
     block = Block(name, name, "")
     assert segments_of([block], len, 100) == ([], [name])
 
 
-@pytest.mark.parametrize("word", ["Hello", "v-text", "Über", "API", "U.S. law", "He said.", "e-mail", "файл_имя"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "Hello",
+        "v-text",
+        "Über",
+        "API",
+        "U.S. law",
+        "He said.",
+        "e-mail",
+        "файл_имя",
+        "MwSt",
+        "GmbH",
+        "e.g",
+        "Hello.World",
+    ],
+)
 def test_a_word_is_one(word):
     assert [part.text for part in segments_of([Block(word, word, "")], len, 100)[0]] == [word]

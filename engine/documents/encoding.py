@@ -11,6 +11,7 @@ from engine.errors import BadDocument
 
 SAMPLE_BYTES = 100_000  # what an encoding is guessed from
 DECLARATION_BYTES = 1_024  # where HTML and XML must name theirs
+FEW_BYTES = 60  # too few for a guess
 MOST_CONTROLS = 0.01  # as a share of the characters; more is no text
 
 _BOMS = [  # the longer first
@@ -67,7 +68,7 @@ class Decoded:
 def decode(data: bytes, lang: str = "") -> Decoded:
     """Characters that `encode` turns into the same bytes again. Raises `BadDocument` for what is no text.
 
-    `lang` is the code of the text's language, if that is known: a few words do not tell GB18030 from others.
+    `lang` is the code of the text's language, if that is known: a few words alone do not tell GB18030 from others.
     """
     for bom, encoding in _BOMS:
         if data.startswith(bom) and (text := _strictly(data[len(bom) :], encoding)) is not None:
@@ -107,7 +108,8 @@ def _candidates(data: bytes, lang: str) -> Iterator[str]:
         yield "utf-16-be" if even > odd else "utf-16-le"
         return
     yield from names
-    yield from _OF_LANGUAGES.get(lang, ())
+    if len(data) < FEW_BYTES:
+        yield from _OF_LANGUAGES.get(lang, ())
     for sample in _samples(data):
         for guess in from_bytes(sample, cp_isolation=_GUESSED):
             yield guess.encoding

@@ -10,7 +10,8 @@ from engine.types import Block
 class File:
     """`save(texts)` gives the file's bytes with a text for each of `blocks`, whose marks are those of the block.
 
-    It raises nothing for such texts. Texts that are those of the blocks give the bytes that were read.
+    It raises nothing for such texts. Texts that are those of the blocks give the bytes that were read, but for the
+    language that a file names, where `Options.target` asks for another.
     """
 
     blocks: tuple[Block, ...]

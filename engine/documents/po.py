@@ -28,7 +28,8 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_LANGUAGE = re.compile(r'^("Language:)[^"\\]*(\\n")', re.MULTILINE)
+_HEADER = re.compile(r'(?:[ \t]*(?:#[^\r\n]*)?(?:\r\n?|\n)|\ufeff)*msgid\s+""\s+msgstr\s+(?:"(?:[^"\\\r\n]|\\.)*"\s*)+')
+_LANGUAGE = re.compile(r'("(?:[^"\\]*\\n)?Language:)[^"\\]*(\\n)')
 _REGIONS = {"zh": "zh_CN", "zh-Hant": "zh_TW", "yue": "zh_HK"}  # gettext names these by where they are spoken
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", '"': '"', "\\": "\\"}
@@ -79,7 +80,8 @@ def parse_po(source: str, options: Options = _NO_OPTIONS) -> Document:
     """A block for each msgstr that lacks its translation; with `retranslate`, for each. Raises `BadDocument`."""
     if options.target:
         language = _REGIONS.get(options.target, options.target.replace("-", "_"))
-        source = _LANGUAGE.sub(rf"\g<1> {language}\g<2>", source, count=1)
+        if header := _HEADER.match(source):
+            source = _LANGUAGE.sub(rf"\g<1> {language}\g<2>", header[0], count=1) + source[header.end() :]
     form = "po-crlf" if "\r\n" in source else "po"
     entries = [*_entries(source)]
     if not entries:

@@ -157,13 +157,15 @@ class Documents:
 
     async def _translated(self, job: Job, file: File, place: Path) -> Finished:
         """Tries again what may go better later; what is finished is not asked for twice."""
-        pauses = iter(RETRY_SECONDS)
+        pauses, most = iter(RETRY_SECONDS), 0
         while True:
             try:
                 return await self._attempt(job, file, place)
             except Overloaded as error:
                 pause = error.retry_after_seconds
             except BackendError as error:
+                if job.segments_done > most:  # it has got on since
+                    pauses, most = iter(RETRY_SECONDS), job.segments_done
                 pause = next(pauses, 0)
                 if not pause:
                     raise

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 
 from engine.markup import marks
 from engine.markup.lexer import Attribute, Token, attributes, lex
+from engine.markup.page_language import primary
 from engine.markup.spans import Found, TagPlace, cut, partners
 from engine.markup.templates import IN_HTML
 from engine.types import Block, Document
@@ -123,7 +124,7 @@ def find(source: str, *, ignore_tags: AbstractSet[str] = frozenset(), kept: re.P
             run = []
         if kind == "start":
             read = _attributes(source, token)
-            said = _value(source, read["lang"]).lower().partition("-")[0] if "lang" in read else ""
+            said = primary(_value(source, read["lang"])) if "lang" in read else ""
             language = said if tag in ("html", "body") and said else language
             opaque = tag in ignore_tags or _says_no(source, read) or bool(said and language and said != language)
             if read and not opaque:

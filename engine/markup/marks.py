@@ -22,7 +22,9 @@ _LOOSE = re.compile(
     r"[<＜]\s{0,3}(?P<closes>[/／]?)\s{0,3}[sSｓＳ]\s{0,3}(?P<number>\d{1,6})\s{0,3}(?P<alone>[/／]?)\s{0,3}[>＞]"
 )
 _LETTERS = "A-Za-z\u00c0-\u024f\u0400-\u04ff"  # of scripts whose words spaces part
-_BEFORE_SPACE, _AFTER_SPACE = re.compile(rf"[{_LETTERS}.,;:!?)]"), re.compile(rf"[{_LETTERS}(]")
+_BEFORE_SPACE = re.compile(rf"(?:[.,;:!?)]|[{_LETTERS}]{{2}})\Z")  # one letter may be a prefix: v{{version}}
+_AFTER_SPACE = re.compile(rf"[{_LETTERS}]{{3}}|[{_LETTERS}]{{1,2}}\s|\(")  # {{n}}th, {{n}}s
+_NO_SPACE_BEFORE, _NO_SPACE_AFTER = re.compile(r"\S\Z"), re.compile(r"\S")
 _BEGUN = re.compile(r"[<＜]\s{0,3}[/／]?\s{0,3}(?:[sSｓＳ]\s{0,3}(?:\d{1,6}\s{0,3}[/／]?\s{0,3})?)?\Z")
 
 Tags = Mapping[int, tuple[str, str]]
@@ -156,8 +158,12 @@ def mend(text: str, tags: Tags, answer: str) -> str | None:
     marked = read(answer, text, tags)
     given = _tree(marked, tags)
     if given is not None and given.parents == wanted.parents and _no_words_in_tags_alone(given, tags):
-        return spell(marked, tags) if wanted.filled <= given.filled | {0} else None
-    return _mended(wanted, marked, tags) if len(tags) <= MOST_MENDED else None
+        mended = spell(marked, tags) if wanted.filled <= given.filled | {0} else None
+    else:
+        mended = _mended(wanted, marked, tags) if len(tags) <= MOST_MENDED else None
+    made = _tree(pieces(mended, tags), tags) if mended is not None else None
+    # what is left where a mark was dropped may read as another
+    return mended if made is not None and made.parents == wanted.parents else None
 
 
 def lost(text: str, tags: Tags, answer: str) -> list[int]:
@@ -169,21 +175,20 @@ def lost(text: str, tags: Tags, answer: str) -> list[int]:
 def spaced(text: str, tags: Tags, answer: str) -> str:
     """The answer, whose marks are right, with a space between a word and a tag that stands alone, where the model
     joined what stands apart in `text`: `file<s1></s1>` for `file <s1></s1>`."""
-    for number in {*_touching(answer, tags, -1)} - {*_touching(text, tags, -1)}:
+    for number in {*_near(answer, tags, -1, _BEFORE_SPACE)} - {*_near(text, tags, -1, _NO_SPACE_BEFORE)}:
         answer = answer.replace(f"<s{number}>", f" <s{number}>", 1)
-    for number in {*_touching(answer, tags, 1)} - {*_touching(text, tags, 1)}:
+    for number in {*_near(answer, tags, 1, _AFTER_SPACE)} - {*_near(text, tags, 1, _NO_SPACE_AFTER)}:
         answer = answer.replace(f"</s{number}>", f"</s{number}> ", 1)
     return answer
 
 
-def _touching(text: str, tags: Tags, side: Literal[-1, 1]) -> Iterator[int]:
-    """The tags that stand alone and have right before (-1) or after (1) them what a space may part from them."""
-    near = _AFTER_SPACE if side > 0 else _BEFORE_SPACE
+def _near(text: str, tags: Tags, side: Literal[-1, 1], what: re.Pattern[str]) -> Iterator[int]:
+    """The tags that stand alone and have `what` right before (-1) or after (1) them."""
     for first, second in pairwise(pieces(text, tags)):
-        mark, run, letter = (first, second, 0) if side > 0 else (second, first, -1)
-        if not isinstance(mark, Mark) or not isinstance(run, str):
+        mark, run = (first, second) if side > 0 else (second, first)
+        if not isinstance(mark, Mark) or not isinstance(run, str) or not stands_alone(tags, mark.number):
             continue
-        if stands_alone(tags, mark.number) and near.match(run[letter]):
+        if what.match(run) if side > 0 else what.search(run[-2:]):
             yield mark.number
 
 

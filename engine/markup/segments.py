@@ -13,9 +13,15 @@ from engine.markup import marks
 from engine.segmenter import LONG_TOKEN_CHARACTERS, segment
 from engine.types import Block, CountTokens, Segment
 
-_BREAK = re.compile(r"[ \t]*\\?(?:\r\n?|\n)[> \t]*|.*<(?:\w+:)?br(?=[\s/>]).*", re.IGNORECASE | re.DOTALL)
+_BREAK = re.compile(  # of Markdown, HTML, Office: that and nothing else
+    r"[ \t]*\\?(?:\r\n?|\n)[> \t]*"
+    r"|<br(?=[\s/>])[^<>]*>(?:</br>)?"
+    r"|(?:<\w+:r\b[^<>]*>)?(?:<(?P<look>\w+:rPr)\b.*?</(?P=look)>)?"
+    r"<\w+:br\b[^<>]*>(?:<\w+:rPr\b[^<>]*/>|<(?P<inner>\w+:rPr)\b.*?</(?P=inner)>)?(?:</\w+:(?:br|r)>)*",
+    re.IGNORECASE | re.DOTALL,
+)
 _NAME = re.compile(r"[A-Za-z_$][\w$]*(?:(?:\.|::|->)[A-Za-z_$][\w$]*)*(?:\(\))?")
-_LIKE_CODE = re.compile(r"_|\.|::|->|\(\)|[a-z][A-Z]|\$")
+_LIKE_CODE = re.compile(r"_|::|->|\(\)|\$|[a-z]{2}[A-Z][a-z]{2}|[a-z_]\.[a-z]{2}")
 _OPENS, _CLOSES, _ENDS_LINE = "“", "”", "\n"  # as what the rules of sentences see a mark
 
 

@@ -18,7 +18,8 @@ window.yiwenDocuments = (root, { say, element }) => {
 
   function remembered() {
     try {
-      return JSON.parse(localStorage.getItem(REMEMBERED)) ?? [];
+      const ids = JSON.parse(localStorage.getItem(REMEMBERED));
+      return Array.isArray(ids) ? ids : [];
     } catch {
       return []; // a browser that keeps nothing
     }
