@@ -8,7 +8,7 @@ _EXPRESSIONS = (
     rf"|\{{%(?s:.{{0,{_MOST}}}?)%\}}"  # {% if x %}
 )
 IN_HTML = re.compile(rf"{_EXPRESSIONS}|<%(?s:.{{0,{_MOST}}}?)%>")  # ERB, EJS: <%= x %>
-_ATTRIBUTE = r"(?:[#.][\w:.-]{1,100}|[\w:-]{1,50}=(?:\"[^\"\n]{0,200}\"|'[^'\n]{0,200}'|[^\s{}\"'=]{1,200}))"
+_ATTRIBUTE = r"(?:[#.][^\s{}]{1,100}|[\w:-]{1,50}=(?:\"[^\"\n]{0,200}\"|'[^'\n]{0,200}'|[^\s{}\"'=]{1,200}))"
 IN_MARKDOWN = re.compile(
     rf"{_EXPRESSIONS}"
     rf"|\{{:?[ ]?{_ATTRIBUTE}(?:[ ]{{1,3}}{_ATTRIBUTE}){{0,20}}[ ]?\}}"  # {#id}, {: .class}, {width=50%}
