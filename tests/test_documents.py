@@ -152,6 +152,13 @@ def test_what_cannot_be_done_is_said_at_once(
     assert said in answer.json()["error"]
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.html", "a.srt", "a.json"])
+def test_fifty_megabytes_on_one_line_get_a_clear_answer_in_bounded_time(url: str, name: str) -> None:
+    answer = send(url, name, b"word " * 9_800_000)
+    assert (answer.status_code, answer.json()["code"]) in [(413, "text_too_long"), (422, "bad_document")]
+    assert httpx.get(f"{url}/healthz").status_code == 200
+
+
 def test_a_request_that_is_no_form_or_has_no_file_is_told_so(url: str) -> None:
     assert httpx.post(f"{url}/documents", json={"target_lang": "fr"}).status_code == 415
     answer = httpx.post(f"{url}/documents", files={"other": ("a.txt", b"x")}, data={"target_lang": "fr"})
