@@ -19,6 +19,7 @@ from engine.errors import BackendError, EmptyText, InvalidRequest, SameLanguage,
 from engine.job import Job, prepare
 from engine.languages import LANGUAGES, resolve
 from engine.markup.parse import PARSERS, Markup, format_of
+from engine.markup.spans import remembering
 from engine.markup.verify import at_fault
 from engine.output import Output
 from engine.scheduler import Scheduler
@@ -102,6 +103,7 @@ class Translator:
         with self._scheduler.admit(request.id):
             markup: Markup = format_of(request.text) if request.format == "auto" else request.format
             parser = PARSERS[markup]
+            parser = parser._replace(write=remembering(parser.write))  # what is sent is verified after
             # threads, since a book takes a second to cut and count and others are being answered meanwhile
             document = await asyncio.to_thread(parser.parse, request.text)
             job = await self._prepared(request, document.blocks)

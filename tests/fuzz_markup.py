@@ -127,7 +127,7 @@ def one_input(data: bytes) -> None:
         *_, frame = (
             one
             for one in traceback.extract_tb(error.__traceback__)
-            if "/work/" in one.filename or "engine" in one.filename
+            if {"engine", "tests"} & {*Path(one.filename).parts}
         )
         path = FINDINGS / f"{type(error).__name__}-{Path(frame.filename).stem}-{frame.lineno}.json"
         if not path.exists() or len(json.loads(path.read_text())) > len(source):

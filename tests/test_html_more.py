@@ -1,6 +1,5 @@
 """Attributes of tags inside a run: blocks of their own, nested in the run; and what is to be kept in a text of HTML."""
 
-import gc
 import re
 import time
 
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from engine.markup.html import find, parse, write
 from engine.markup.spans import cut, rebuild
+from tests.timing import cpu_seconds
 
 
 def rebuilt(source, change=lambda text: text):
@@ -99,15 +99,7 @@ def test_ten_times_the_html_takes_at_most_about_ten_times_as_long():
     page = '<p>Some <b title="t">bold</b> words, and <a href="x">more</a>.</p>\n<img alt="a"> b <hr>\n' * 1_000
 
     def seconds(source):
-        times = []
-        gc.collect()
-        gc.freeze()  # what other tests left behind is not to be looked through
-        for _ in range(3):
-            start = time.process_time()
-            rebuilt(source, lambda text: text + "!")
-            times.append(time.process_time() - start)
-        gc.unfreeze()
-        return min(times)
+        return cpu_seconds(lambda: rebuilt(source, lambda text: text + "!"))
 
     assert seconds(page * 10) < 14 * seconds(page)  # 10, and what a busy machine adds
 

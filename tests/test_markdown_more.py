@@ -1,6 +1,5 @@
 """What a Markdown page says outside its paragraphs: titles, texts of images, boxes, HTML blocks, front matter."""
 
-import gc
 import re
 import time
 import tomllib
@@ -14,6 +13,7 @@ from markdown_it import MarkdownIt
 
 from engine.markup.markdown import parse, write
 from engine.markup.spans import rebuild
+from tests.timing import cpu_seconds
 
 MARK = re.compile(r"(</?s\d+>)")
 
@@ -222,15 +222,7 @@ def test_a_very_long_paragraph_is_offered_unless_it_is_full_of_marks():
 
 
 def seconds(source):
-    times = []
-    gc.collect()
-    gc.freeze()  # what other tests left behind is not to be looked through
-    for _ in range(3):
-        start = time.process_time()
-        rebuilt(source)
-        times.append(time.process_time() - start)
-    gc.unfreeze()
-    return min(times)
+    return cpu_seconds(lambda: rebuilt(source))
 
 
 def test_ten_times_the_page_takes_at_most_about_ten_times_as_long():

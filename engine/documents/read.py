@@ -16,7 +16,7 @@ from engine.errors import UnsupportedMedia
 from engine.languages import LANGUAGES
 from engine.markup.page_language import in_language
 from engine.markup.parse import PARSERS, Markup
-from engine.markup.spans import rebuild, refused
+from engine.markup.spans import rebuild, refused, remembering
 from engine.markup.verify import at_fault
 from engine.types import Block, Document
 
@@ -56,18 +56,18 @@ def _markup(markup: Markup) -> Read:
 
     def read_markup(data: bytes, options: Options) -> File:
         decoded = decode(data, options.source)
-        document = parser.parse(decoded.text)
+        document, write = parser.parse(decoded.text), remembering(parser.write)
         own_texts = tuple(block.text for block in document.blocks)
 
         def save(texts: Sequence[str]) -> bytes:
-            written = rebuild(document, parser.write, texts)
+            written = rebuild(document, write, texts)
             if markup == "html" and options.target and tuple(texts) != own_texts:
                 written = in_language(written, options.target, LANGUAGES[options.target].direction)
             return encode(written, decoded, references=markup == "html")[0]
 
         def faults(texts: Sequence[str]) -> list[int]:
-            found = at_fault(markup, document, parser.write, texts) or []
-            return sorted({*found, *refused(document, parser.write, texts)})
+            found = at_fault(markup, document, write, texts) or []
+            return sorted({*found, *refused(document, write, texts)})
 
         return File(document.blocks, save, faults)
 

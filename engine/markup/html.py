@@ -1,8 +1,8 @@
 """HTML → what is to be translated in it, and back. Edits spans of the source, and never writes a tag anew.
 
 A block is a run of text and inline elements between block-level tags, a title, or an attribute that is read; one of a
-tag inside a run (`a <img alt="cat"> sat`) is nested in the run's block. It knows nothing of languages, and of rendering
-only which elements are inline by the standard.
+tag inside a run (`a <img alt="cat"> sat`) is nested in the run's block. What names another language than its page
+stays, as does what a template engine replaces. Of rendering it knows only which elements are inline by the standard.
 
 Declared changes to a block that is translated: a line break and the blanks around it are one space; of entities, only
 `&amp; &lt; &gt; &nbsp;` and quotes are written as such; a value without quotes gets them where it needs them.

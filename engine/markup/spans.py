@@ -98,6 +98,19 @@ def rebuild(document: Document, write: Callable[[Block, str], str], texts: Seque
     return _joined(document.skeleton, written)
 
 
+def remembering(write: Callable[[Block, str], str]) -> Callable[[Block, str], str]:
+    """`write`, which for Markdown is dear, called once for each block and text."""
+    written: dict[tuple[str, str, str], str] = {}
+
+    def remembered(block: Block, text: str) -> str:
+        key = (block.source, block.form, text)
+        if key not in written:
+            written[key] = write(block, text)
+        return written[key]
+
+    return remembered
+
+
 def refused(document: Document, write: Callable[[Block, str], str], texts: Sequence[str]) -> list[int]:
     """The blocks whose texts the parser would not write, so that their source stays."""
     written: list[str] = []

@@ -96,13 +96,13 @@ def at_fault(
 
     Found by halving: one verification where there is none, some log2(blocks) more for each. After `MOST_VERIFICATIONS`,
     or as many as read `MOST_CHARACTERS_IN_ALL`, whatever is not known to be right counts as at fault. None where the
-    source itself cannot be verified: it is too long or too deeply nested, or the reader failed.
+    source itself cannot be verified: it is too long or too deeply nested, or the reader failed. `write` is called for
+    every block each time, so hand in one that is `spans.remembering`.
     """
     good = [block.text for block in document.blocks]  # texts that were verified together
     changed = [index for index, text in enumerate(texts) if text != good[index]]
     if markup == "text" or not changed:
         return []
-    write = _remembering(write)
     source = rebuild(document, write, good)
     try:
         wanted = skeleton(markup, source)
@@ -135,19 +135,6 @@ def at_fault(
 
     settle(changed, False)
     return faults
-
-
-def _remembering(write: Callable[[Block, str], str]) -> Callable[[Block, str], str]:
-    """`write`, which for Markdown is dear, called once for each block and text."""
-    written: dict[tuple[str, str, str], str] = {}
-
-    def remembering(block: Block, text: str) -> str:
-        key = (block.source, block.form, text)
-        if key not in written:
-            written[key] = write(block, text)
-        return written[key]
-
-    return remembering
 
 
 def _has(wanted: Skeleton, markup: Markup, rebuilt: str) -> bool:

@@ -1,7 +1,5 @@
 """`/documents`: a file in, how far it is, the same file in another language. Knows HTTP and the store."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.datastructures import UploadFile
@@ -23,18 +21,17 @@ _SCHEMA = wire.DocumentFields.model_json_schema(
     ref_template="#/paths/~1documents/post/requestBody/content/multipart~1form-data/schema/$defs/{model}"
 )
 _FORM = {**_SCHEMA, "properties": {**_FILE, **_SCHEMA["properties"]}, "required": ["file", "target_lang"]}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": wire.ErrorAnswer, "description": description}
-    for status, description in {
+_ERRORS = wire.refusals(
+    {
         400: "An empty file, an unknown language, the same language twice",
         413: "The file or its text is too long",
         415: "No form, or a file of a kind that is not translated",
         422: "A damaged or protected file, or a field of the wrong kind",
         503: "Too many documents are waiting",
-    }.items()
-}
-_MISSING: dict[int | str, dict[str, Any]] = {404: {"model": wire.ErrorAnswer, "description": "No such document"}}
-_EARLY: dict[int | str, dict[str, Any]] = {409: {"model": wire.ErrorAnswer, "description": "Not translated yet"}}
+    }
+)
+_MISSING = wire.refusals({404: "No such document"})
+_EARLY = wire.refusals({409: "Not translated yet"})
 
 
 def router(store: Documents) -> APIRouter:

@@ -29,17 +29,16 @@ _FORMS = (URLENCODED, MULTIPART)
 # Where the schema of the body will stand in /openapi.json, so that its parts can point at each other.
 _BODY_SCHEMA = "#/paths/~1translate/post/requestBody/content/application~1json/schema/$defs/{model}"
 _SCHEMA = wire.TranslateFields.model_json_schema(ref_template=_BODY_SCHEMA)
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": wire.ErrorAnswer, "description": description}
-    for status, description in {
+_ERRORS = wire.refusals(
+    {
         400: "Nothing to translate, an unknown language, the same language twice, or broken JSON",
         403: "A page of another host asked",
         413: "The text or the request is too long",
         415: "Neither JSON nor a form",
         422: "A field is missing, unknown or of the wrong kind",
         503: "Too busy (see Retry-After), or the model failed",
-    }.items()
-}
+    }
+)
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, assert_never
@@ -176,6 +176,11 @@ class LanguageAnswer(BaseModel):
     name_zh: str = Field(examples=["繁体中文"])
     name_own: str = Field(examples=["繁體中文"])
     direction: Literal["ltr", "rtl"]
+
+
+def refusals(by_status: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """What /openapi.json says of the errors of an address."""
+    return {status: {"model": ErrorAnswer, "description": description} for status, description in by_status.items()}
 
 
 def read_json(text: str | bytes) -> object:

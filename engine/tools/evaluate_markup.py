@@ -22,7 +22,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from engine.markup import marks, verify
 from engine.markup.parse import PARSERS, Markup
-from engine.markup.spans import rebuild
+from engine.markup.spans import rebuild, remembering
 from engine.types import Block, Document
 
 FIXTURES = Path(__file__).parents[2] / "tests" / "fixtures" / "markup"
@@ -360,7 +360,7 @@ def _score_skeleton(
         return
     counts[f"{name} kept"] += kept
     if not kept:
-        faults = verify.at_fault(markup, document, write, texts) or []
+        faults = verify.at_fault(markup, document, remembering(write), texts) or []
         mixed = [document.blocks[index].text if index in faults else text for index, text in enumerate(texts)]
         kept = look(verify.skeleton(markup, rebuild(document, write, mixed))) == wanted
         counts[f"{name} stepped down"] += len(faults)
