@@ -60,6 +60,7 @@ def _serve(config: Config, listener: socket.socket) -> None:
     from engine.metrics import Metrics
     from engine.scheduler import Scheduler
     from engine.server.app import create_app
+    from engine.termbase.store import Glossaries
     from engine.translator import Translator
 
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -70,7 +71,8 @@ def _serve(config: Config, listener: socket.socket) -> None:
     translator = Translator(backend, scheduler, config.max_text_tokens)
     metrics = Metrics(backend.memory)
     documents = Documents(translator, metrics, Path(config.data_dir))
-    server_app = create_app(translator, scheduler, metrics, backend.close, documents, config.max_upload_mb)
+    glossaries = Glossaries(Path(config.data_dir))
+    server_app = create_app(translator, scheduler, metrics, backend.close, documents, glossaries, config.max_upload_mb)
     app = mount(server_app, translator, config, metrics)
     server = uvicorn.Server(
         uvicorn.Config(

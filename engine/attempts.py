@@ -1,34 +1,77 @@
-"""A segment → its translation: which prompts are tried, and what becomes of marks that the model gets wrong.
+"""A segment → its translation: which prompts are tried, what is amiss with an answer, and what becomes of lost marks.
 
-The guard's ladder: the answer as it is or mended; once more at temperature 0 with the other template; the runs between
-the marks each by itself; the source text. So marks are always right, and what was done is said in a warning.
+The first answer is passed on as it comes. Then it is looked at: marks, completeness, loops, language, terms. For what
+is amiss there is a remedy, another prompt; at most two are tried, and the best of the answers stays. Marks have the
+guard's ladder besides: where no answer has them right, the runs between them are translated one by one; where that
+gives nothing, the source stays. What is still amiss is said in a warning.
 """
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
-from engine import glossary, prompts
+from engine import checks, glossary, prompts
 from engine.answer import WRAPPER, Answer
 from engine.backends.base import Backend
-from engine.languages import ADDS_ENDINGS
-from engine.markup import marks
-from engine.types import Prompt, Segment, TermResult, Translated, TranslationRequest, Warning
+from engine.checks import Fault, LoopWatch
+from engine.languages import ADDS_ENDINGS, LANGUAGES
+from engine.markup import in_place, kept, marks
+from engine.segmenter import join_gap, sentences
+from engine.types import Prompt, Sampling, Segment, Term, TermResult, Translated, TranslationRequest, Warning
 
+MOST_REMEDIES = 2  # besides the first answer
+MAX_TERM_TOKENS = 256  # of a prompt, and no more than a segment's; the more terms, the fewer a small model obeys
 ANSWER_TOKENS_PER_SOURCE_TOKEN = 2
 LONG_ANSWER_TOKENS_PER_SOURCE_TOKEN = 3  # into scripts that tokenizers cut finely
 LONG_ANSWER_LANGUAGES = frozenset({"bo", "km", "my", "ta", "te"})
 ANSWER_SLACK_TOKENS = 32  # a short segment may grow by more than its length
 CHAT_LAYOUT_TOKENS = 16  # what a checkpoint puts around a prompt; HY-MT's has up to 4
+ANOTHER_TEMPERATURE = 0.7  # where the model would say the same again: HY-MT's own recommendation
+ANOTHER_SEED = 7
+ANOTHER_REPETITION_PENALTY = 1.1  # against loops
+
+Remedy = Literal["template", "in_place", "missed", "alone", "language", "sentences", "again"]
+_REMEDIES: dict[str, tuple[Remedy, ...]] = {  # by what is amiss; the first that can be had is tried
+    "marks": ("template",),
+    "tags_moved": ("template",),
+    "term_missed": ("in_place", "missed"),
+    "empty": ("alone", "again"),
+    "truncated": ("alone", "sentences", "again"),
+    "incomplete": ("alone", "sentences", "again"),
+    "too_long": ("alone", "again"),
+    "looping": ("again",),
+    "wrong_language": ("language", "again"),
+    "echo": ("language", "again"),
+    "notes": ("alone", "again"),
+    "numbers": ("alone", "again"),
+}
 
 
 class _Ask(NamedTuple):
-    """A prompt's text, and whether its answer comes in `WRAPPER`."""
+    """A prompt's text, whether its answer comes in `WRAPPER`, and how it is sampled if not as the user said."""
 
     text: str
     wrapped: bool = False
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """An answer whose marks are right, and what is amiss with it, the worst first."""
+
+    text: str | None  # None where marks were lost
+    faults: tuple[Fault, ...] = ()
+    terms: tuple[TermResult, ...] = ()
+
+    @property
+    def weight(self) -> float:
+        return sum(fault.weight for fault in self.faults)
+
+    def remedies(self) -> Iterator[tuple[str, Remedy]]:
+        """What might help against what, the worst first."""
+        return ((fault.code, remedy) for fault in self.faults for remedy in _REMEDIES.get(fault.code, ()))
 
 
 class Attempts:
@@ -36,9 +79,8 @@ class Attempts:
 
     def __init__(self, backend: Backend, request: TranslationRequest, source: str, segment: Segment) -> None:
         self._backend, self._request, self._source, self._segment = backend, request, source, segment
+        self._whole_source = kept.bare(segment, kept.spelt_out(segment, segment.text))
         self._tokens = 0
-        self._truncated = False
-        self._answered = False
         self._said = ""  # of what was passed on
 
     async def run(self) -> AsyncGenerator[str | Translated, None]:
@@ -47,62 +89,145 @@ class Attempts:
         Raises what the backend raises.
         """
         segment = self._segment
-        if not segment.tags:
-            answer = Answer()
-            async with aclosing(self._say(answer, self._asks(segment)[0], segment)) as said:
-                async for text in said:
-                    self._said += text
-                    yield text
-            text = marks.unmarked(answer.text, segment.text, {})
-            yield self._judged(_without_inventions(text, segment.text))
+        if not _has_words(marks.bare(segment.text, segment.tags)):  # all of it is kept
+            yield self._translated(self._judged(segment.text))
             return
-        if self._backend.info.marks:
-            guessed: tuple[str, int] | None = None  # a text, and how many of its marks stand where nobody put them
-            for attempt, ask in enumerate(self._asks(segment)):
-                answer = Answer(wrapped=ask.wrapped)
-                async with aclosing(self._say(answer, ask, segment, greedy=attempt > 0)) as said:
-                    async for text in said:
-                        if attempt == 0:
-                            self._said += text
-                            yield text
-                mended = marks.mend(segment.text, segment.tags, _without_inventions(answer.text, segment.text))
-                if mended is None or self._truncated or not marks.bare(mended, segment.tags).strip():
-                    continue
-                if self._request.target not in ADDS_ENDINGS:
-                    mended = marks.spaced(segment.text, segment.tags, mended)
-                lost = len(marks.lost(segment.text, segment.tags, answer.text))
-                if not lost:
-                    yield self._judged(mended)
-                    return
-                guessed = guessed or (mended, lost)
-            if guessed:
-                mended, lost = guessed
-                self._truncated = False  # which the answer after it may have been
-                yield self._judged(mended, _tags_moved(lost))
-                return
-        whole = ""
-        async with aclosing(self._apart()) as said:
+        spell = kept.Speller(segment)
+        pieces = marks.pieces(segment.text, segment.tags)
+        if segment.tags and not self._backend.info.marks:
+            answer = Answer()
+            async with aclosing(self._in_parts(answer, pieces)) as said:
+                async for text in said:
+                    yield self._passed_on(spell.feed(text))
+            yield self._passed_on(spell.end())
+            yield self._translated(self._judged(answer.text, answer))
+            return
+        ask = self._asks()[0]
+        answer = Answer(wrapped=ask.wrapped)
+        async with aclosing(self._say(answer, ask, segment)) as said:
             async for text in said:
-                whole += text
-                if not self._backend.info.marks:
-                    self._said = whole
-                    yield text
-        doubt = _TRANSLATED_APART if self._backend.info.marks else None
-        yield self._judged(whole if self._answered else "", doubt)
+                yield self._passed_on(spell.feed(text))
+        yield self._passed_on(spell.end())
+        best = await self._bettered(self._candidate(answer))
+        if best.text is None:
+            answer = Answer()
+            await _drained(self._in_parts(answer, pieces))
+            best = self._judged(answer.text, answer, _TRANSLATED_APART)
+        yield self._translated(best)
 
-    def _asks(self, part: Segment) -> list[_Ask]:
+    def _passed_on(self, text: str) -> str:
+        self._said += text
+        return text
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # remedies
+
+    async def _bettered(self, best: _Candidate) -> _Candidate:
+        """The best of the candidate and what the remedies for it give; one for each kind of fault."""
+        codes, remedies = set[str](), set[Remedy]()
+        for _ in range(MOST_REMEDIES):
+            for code, remedy in best.remedies():
+                if code in codes or remedy in remedies:
+                    continue
+                if made := await self._remedied(remedy, best):
+                    codes.add(code)
+                    remedies.add(remedy)
+                    best = min(best, made, key=lambda candidate: candidate.weight)
+                    break
+            else:
+                break
+        return best
+
+    async def _remedied(self, remedy: Remedy, best: _Candidate) -> _Candidate | None:
+        """None where this segment has no such remedy."""
+        segment, answer = self._segment, Answer()
+        if remedy == "sentences":
+            found = [*sentences(segment.text)]
+            if segment.tags or len(found) < 2:
+                return None
+            await _drained(self._in_parts(answer, _sentences_and_gaps(segment.text, found, self._request.target)))
+            return self._judged(answer.text, answer)
+        if remedy == "in_place":
+            return await self._with_terms_in_place()
+        ask = self._other_ask(remedy, best)
+        if ask is None:
+            return None
+        answer.wrapped = ask.wrapped
+        await _drained(self._say(answer, ask, segment))
+        return self._candidate(answer)
+
+    async def _with_terms_in_place(self) -> _Candidate | None:
+        """All terms of the segment, put into it as marked words; for families with a template for marks."""
+        segment, info, target = self._segment, self._backend.info, self._request.target
+        if (
+            not info.marks
+            or info.family not in prompts.MARKS_PUBLISHED
+            or any(each in segment.text for each in WRAPPER)
+        ):
+            return None
+        terms = [term for term in segment.terms if term.target]
+        text, targets = in_place.put(segment.text, segment.tags, terms, self._source)
+        if not targets:
+            return None
+        answer = Answer(wrapped=True)
+        ask = _Ask(
+            prompts.with_marks(info.family, target, text),
+            answer.wrapped,
+            replace(self._request.sampling, temperature=0.0),
+        )
+        await _drained(self._say(answer, ask, segment))
+        text, targets = in_place.that_came_back(text, segment.tags, targets, answer.text)
+        whole = replace(segment, text=text, tags=in_place.with_pairs(segment.tags, targets))
+        return self._candidate(answer, whole, lambda mended: in_place.settled(mended, targets, target))
+
+    def _other_ask(self, remedy: Remedy, best: _Candidate) -> _Ask | None:
+        """The prompt of a remedy, or None where it would be no other than the first."""
+        segment, family, target = self._segment, self._backend.info.family, self._request.target
+        asks = self._asks()
+        other_sampling = replace(
+            self._request.sampling,
+            temperature=self._request.sampling.temperature or ANOTHER_TEMPERATURE,
+            seed=(self._request.sampling.seed or 0) + ANOTHER_SEED,
+            repetition_penalty=max(self._request.sampling.repetition_penalty or 1.0, ANOTHER_REPETITION_PENALTY),
+        )
+        match remedy:
+            case "template":
+                greedy = replace(self._request.sampling, temperature=0.0)
+                return asks[1]._replace(sampling=greedy) if len(asks) > 1 else None
+            case "missed":
+                missed = [Term(term.source, term.target) for term in best.terms if term.applied < term.count]
+                ask = _Ask(prompts.with_terms(family, target, self._that_fit(missed), segment.text))
+                return ask._replace(sampling=other_sampling) if ask.text == asks[0].text else ask
+            case "alone" if asks[0].text != (alone := self._plain()).text and not segment.tags:
+                return alone
+            case "language" if not segment.tags:
+                return self._plain(other=asks[0].text == self._plain().text)
+            case "again":
+                return asks[0]._replace(sampling=other_sampling)
+        return None
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # prompts
+
+    def _asks(self) -> list[_Ask]:
+        return self._asks_for(self._segment)
+
+    def _asks_for(self, part: Segment) -> list[_Ask]:
         """The prompts for a segment in the order in which they are tried; one alone where it has no marks.
 
-        Terms come before marks and those before context: no template takes two of these, a term is an order, and
-        the guard stands behind the marks. A family without a template for marks is given them in its own first.
+        Terms come before marks and those before the text before: no template takes two of these, a term is an order,
+        and the guard stands behind the marks. The user's own context is shown with terms too. A family without a
+        template for marks is given them in its own first. What leaves no room for the answer is left out.
         """
         family, target, text = self._backend.info.family, self._request.target, part.text
-        if part.terms:
-            ask = _Ask(prompts.with_terms(family, target, part.terms, text))
-        elif part.context:
-            ask = _Ask(prompts.with_context(family, target, part.context, text))
+        ask = _Ask(prompts.plain(family, self._source, target, text))
+        if terms := self._that_fit([term for term in part.terms if term.target]):
+            for context in ("", part.context):
+                ask = self._if_it_fits(_Ask(prompts.with_terms(family, target, terms, text, context)), ask, part)
         else:
-            ask = _Ask(prompts.plain(family, self._source, target, text))
+            for context in (part.before, part.context, _joined(part.context, part.before)):
+                if context:
+                    ask = self._if_it_fits(_Ask(prompts.with_context(family, target, context, text)), ask, part)
         if not part.tags:
             return [ask]
         if any(wrapper in text for wrapper in WRAPPER):  # the text speaks of them: no answer could be told from it
@@ -110,76 +235,143 @@ class Attempts:
         marked = _Ask(prompts.with_marks(family, target, text), wrapped=True)
         return [marked, ask] if family in prompts.MARKS_PUBLISHED and not part.terms else [ask, marked]
 
-    async def _say(self, answer: Answer, ask: _Ask, part: Segment, greedy: bool = False) -> AsyncGenerator[str, None]:
-        """Fills `answer`."""
-        async with aclosing(self._backend.stream(self._prompt(ask, part, greedy))) as chunks:
+    def _plain(self, *, other: bool = False) -> _Ask:
+        family, target = self._backend.info.family, self._request.target
+        return _Ask(prompts.plain(family, self._source, target, self._segment.text, other=other))
+
+    def _that_fit(self, terms: Sequence[Term]) -> list[Term]:
+        """The most specific of the terms, which come first, within the budget of a prompt."""
+        fit, size, most = list[Term](), 0, min(MAX_TERM_TOKENS, self._backend.info.segment_tokens)
+        for term in terms:
+            size += self._backend.count_tokens(prompts.term_line(self._backend.info.family, term))
+            if size > most:
+                break
+            fit.append(term)
+        return fit
+
+    def _if_it_fits(self, ask: _Ask, otherwise: _Ask, part: Segment) -> _Ask:
+        return ask if self._room(ask) >= self._wanted(part) else otherwise
+
+    def _room(self, ask: _Ask) -> int:
+        """Tokens left for the answer."""
+        return self._backend.info.max_context_tokens - self._backend.count_tokens(ask.text) - CHAT_LAYOUT_TOKENS
+
+    def _wanted(self, part: Segment) -> int:
+        long = self._request.target in LONG_ANSWER_LANGUAGES
+        growth = LONG_ANSWER_TOKENS_PER_SOURCE_TOKEN if long else ANSWER_TOKENS_PER_SOURCE_TOKEN
+        return growth * part.tokens + ANSWER_SLACK_TOKENS
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # answers
+
+    async def _say(self, answer: Answer, ask: _Ask, part: Segment) -> AsyncGenerator[str, None]:
+        """Fills `answer`; one that goes round in circles is stopped, and has no `finish`."""
+        # without room it is 1, and the backend says how long its prompt may be
+        most = max(1, min(self._wanted(part), self._room(ask)))
+        prompt = Prompt(ask.text, part.text, most, ask.sampling or self._request.sampling)
+        watch = LoopWatch(part.text) if self._backend.info.translates else None
+        async with aclosing(self._backend.stream(prompt)) as chunks:
             async for chunk in chunks:
                 if text := answer.take(chunk):
                     yield text
+                    if watch and watch.feed(text):
+                        break
         self._tokens += answer.tokens
-        self._truncated = answer.finish == "length"
 
-    def _prompt(self, ask: _Ask, part: Segment, greedy: bool) -> Prompt:
-        count = self._backend.count_tokens
-        growth = (
-            LONG_ANSWER_TOKENS_PER_SOURCE_TOKEN
-            if self._request.target in LONG_ANSWER_LANGUAGES
-            else ANSWER_TOKENS_PER_SOURCE_TOKEN
-        )
-        wanted = growth * part.tokens + ANSWER_SLACK_TOKENS
-        room = self._backend.info.max_context_tokens - count(ask.text) - CHAT_LAYOUT_TOKENS
-        sampling = replace(self._request.sampling, temperature=0.0) if greedy else self._request.sampling
-        # without room it is 1, and the backend says how long its prompt may be
-        return Prompt(ask.text, part.text, max(1, min(wanted, room)), sampling)
+    async def _in_parts(self, answer: Answer, pieces: Sequence[marks.Piece]) -> AsyncGenerator[str, None]:
+        """Fills `answer` with the runs of `pieces` translated each by itself, and yields them; right marks by
+        construction. Where the model says nothing at all it stays empty."""
+        segment, terms = self._segment, glossary.index(self._segment.terms)
+        said, text, answer.finish = "", "", "stop"
+        for piece in pieces:
+            if not isinstance(piece, str) or not _has_words(piece):
+                text = marks.spell([piece], segment.tags)
+            else:
+                run = piece.strip()
+                before, _, after = piece.partition(run)
+                part = replace(
+                    segment,
+                    text=run,
+                    tokens=self._backend.count_tokens(run),
+                    tags={},
+                    kept={},
+                    terms=glossary.terms_in(terms, run, self._source),
+                )
+                of_run = Answer()
+                await _drained(self._say(of_run, self._asks_for(part)[0], part))
+                if of_run.finish != "stop":
+                    answer.finish = of_run.finish
+                words = marks.unmarked(_without_inventions(of_run.text, run), run, segment.tags)
+                said += words
+                text = before + (words or run) + after
+            answer.text += text
+            yield text
+        if not said:
+            answer.text = ""
 
-    async def _apart(self) -> AsyncGenerator[str, None]:
-        """The segment with each run translated by itself, a run or a mark at a time; right marks by construction."""
-        segment, truncated, terms = self._segment, False, glossary.index(self._segment.terms)
-        for piece in marks.pieces(segment.text, segment.tags):
-            if not isinstance(piece, str) or not any(map(str.isalpha, piece)):
-                yield marks.spell([piece], segment.tags)
-                continue
-            run = piece.strip()
-            before, _, after = piece.partition(run)
-            part = replace(
-                segment,
-                text=run,
-                tokens=self._backend.count_tokens(run),
-                tags={},
-                terms=glossary.terms_in(terms, run, self._source),
-            )
-            answer = Answer()
-            async with aclosing(self._say(answer, self._asks(part)[0], part)) as said:
-                async for _ in said:
-                    pass
-            truncated |= self._truncated
-            self._answered |= bool(answer.text)
-            words = marks.unmarked(_without_inventions(answer.text, run), run, segment.tags)
-            yield before + (words or run) + after
-        self._truncated = truncated
+    def _candidate(
+        self, answer: Answer, asked: Segment | None = None, settle: Callable[[str], str] = str
+    ) -> _Candidate:
+        """What an answer to `asked`, the segment or one with more marks, comes to; `settle` takes those off again."""
+        asked = asked or self._segment
+        text = _without_inventions(answer.text, asked.text)
+        if not asked.tags:
+            return self._judged(marks.unmarked(text, asked.text, {}), answer)
+        mended = marks.mend(asked.text, asked.tags, text)
+        if mended is None or answer.finish != "stop" or not marks.bare(mended, asked.tags).strip():
+            return _Candidate(None, (Fault("marks", "", NO_CANDIDATE),))
+        if self._request.target not in ADDS_ENDINGS:
+            mended = marks.spaced(asked.text, asked.tags, mended)
+        lost = len(marks.lost(asked.text, asked.tags, answer.text))
+        return self._judged(settle(mended), answer, *([_tags_moved(lost)] if lost else []))
 
-    def _judged(self, text: str, doubt: tuple[str, str] | None = None) -> Translated:
-        """With what there is to say of it: `doubt` (code and sentence), an answer cut short or missing, terms missed.
+    def _judged(self, text: str, answer: Answer | None = None, *faults: Fault) -> _Candidate:
+        """What is amiss with `text`, which has its marks right: the `faults`, and all that a look at it tells."""
+        segment, found = self._segment, list(faults)
+        said = kept.bare(segment, kept.spelt_out(segment, text))
+        if not said.strip():
+            return _Candidate("", (_EMPTY,))
+        if self._backend.info.translates:
+            found += checks.faults(self._whole_source, said, self._source, self._request.target)
+        if answer and answer.finish == "length":
+            found = [_TRUNCATED, *(fault for fault in found if fault.code != "incomplete")]
+        if answer and answer.finish is None and all(fault.code != "looping" for fault in found):
+            found.append(_LOOPING)
+        terms = glossary.check(segment.terms, self._whole_source, said, self._source, self._request.target)
+        found += [_term_missed(term) for term in terms if term.applied < term.count]
+        return _Candidate(text, tuple(sorted(found, key=lambda fault: -fault.weight)), terms)
 
-        In a sentence `{where}` becomes the segment's number. Without a text the source is kept.
-        """
-        segment, doubts = self._segment, list[tuple[str, str]]()
-        if self._truncated:
-            doubts.append(_TRUNCATED)
-        if not text:
-            doubts.append(_EMPTY)
-        elif doubt:
-            doubts.append(doubt)
-        bare_source, bare = (marks.bare(each, segment.tags) for each in (segment.text, text))
-        terms = glossary.check(segment.terms, bare_source, bare, self._source)
-        doubts += [_term_missed(term) for term in terms if term.applied < term.count]
+    def _translated(self, best: _Candidate) -> Translated:
+        """With the source where there is no text. In a sentence `{where}` becomes the segment's number."""
+        segment = self._segment
         where = f"segment {segment.index + 1}"
         warnings = tuple(
-            Warning(code, sentence.replace("{where}", where).replace("{tokens}", str(self._tokens)), segment.index)
-            for code, sentence in doubts
+            Warning(fault.code, fault.sentence.replace("{where}", where), segment.index) for fault in best.faults
         )
-        text = text or segment.text
-        return Translated(segment, text, self._tokens, terms, warnings, changed=text != self._said)
+        text = kept.spelt_out(segment, best.text or segment.text)
+        return Translated(segment, text, self._tokens, best.terms, warnings, changed=text != self._said)
+
+
+async def _drained(said: AsyncGenerator[str, None]) -> None:
+    async with aclosing(said):
+        async for _ in said:
+            pass
+
+
+def _sentences_and_gaps(text: str, found: Sequence[tuple[int, int]], target: str) -> list[marks.Piece]:
+    pieces, done = list[marks.Piece](), 0
+    for start, end in found:
+        pieces += [join_gap(text[done:start], text[:done], LANGUAGES[target]), text[start:end]]
+        done = end
+    return pieces
+
+
+def _joined(*contexts: str) -> str:
+    return "\n".join(filter(None, contexts))
+
+
+def _has_words(text: str) -> bool:
+    return any(map(str.isalpha, text))
 
 
 def _without_inventions(answer: str, source: str) -> str:
@@ -195,22 +387,27 @@ def _without_inventions(answer: str, source: str) -> str:
 _CODE = re.compile(r"`([^`]*)`")
 _BRACKET = re.compile(r"[<＜〈《«‹\[「『]")
 _TAG = re.compile(r"</?(?:a|b|br|code|em|i|input|kbd|p|pre|span|strong|tt|u)(?:\s[^<>]{0,100})?/?>", re.IGNORECASE)
-_TRUNCATED = "truncated", "The answer for {where} reached its limit of {tokens} tokens, so its end may be missing."
-_EMPTY = "empty", "The model said nothing for {where}, so its source text was kept."
-_TRANSLATED_APART = (
+NO_CANDIDATE = 1_000.0  # heavier than all else that may be amiss
+_EMPTY = Fault("empty", "The model said nothing for {where}, so its source text was kept.", 100.0)
+_TRUNCATED = Fault("truncated", "The answer for {where} reached its limit, so its end may be missing.", 4.0)
+_LOOPING = Fault("looping", "The answer for {where} went round in circles and was stopped; read it again.", 4.0)
+_TRANSLATED_APART = Fault(
     "translated_apart",
-    "The model lost tags or placeholders of {where}, so what stands between them was translated piece by "
-    "piece; read it again.",
+    "The model lost tags or placeholders of {where}, so what stands between them was translated piece by piece; "
+    "read it again.",
+    1.0,
 )
 
 
-def _tags_moved(lost: int) -> tuple[str, str]:
-    return (
+def _tags_moved(lost: int) -> Fault:
+    return Fault(
         "tags_moved",
         f"The model left out {lost} of the tags or placeholders of {{where}}; they now stand at the end, so move them.",
+        2.0 * lost,
     )
 
 
-def _term_missed(term: TermResult) -> tuple[str, str]:
+def _term_missed(term: TermResult) -> Fault:
     wanted = f"“{term.source}” should have become “{term.target}” {term.count}×"
-    return "term_missed", f"In {{where}}, {wanted}, and did {term.applied}×."
+    missing = term.count - term.applied
+    return Fault("term_missed", f"In {{where}}, {wanted}, and did {term.applied}×.", 1.0 * missing)

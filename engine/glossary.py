@@ -1,134 +1,457 @@
-"""Find a glossary's terms in a segment, and check afterwards that their translations are there. Knows no model.
+"""Find a glossary's terms in a text, check afterwards that their translations are there. Knows no model, no prompt.
 
-Letter case, width and composed forms make no difference. A word of a script with spaces must stand alone, whatever the
-language around it; Han, kana, Thai and their like show no words, and match anywhere.
+A text is read as tokens: a word of a script with spaces, one letter of Han, kana, Thai and their like, one sign. Terms
+are token sequences and are found by an Aho-Corasick automaton whose letters are tokens. So a word stands alone by
+construction, white space and hyphens between words make no difference, and a word's other forms are looked up once for
+each different word of a text. Letter case, width and composed forms make no difference either.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain, islice
+from math import isqrt
+from operator import attrgetter
+from typing import Any
+
+import ahocorasick  # type: ignore[import-not-found]  # it has no types
 
 from engine.languages import ADDS_ENDINGS, UNSPACED_LETTERS
 from engine.types import Term, TermResult
 
-MAX_TERMS_PER_SEGMENT = 16  # more would outweigh the segment in its prompt
-MAX_ENDING_LETTERS = 4  # that a translated term may have been inflected with: сервер, серверами
-FOLDED_TERMS_KEPT = 16_384  # they are asked for again with every text and segment
-START_CHARACTERS = 4  # of a term: with more, a text has more starts to look up; with fewer, more terms share one
+GLOSSARIES_KEPT = 4  # one of 50,000 terms takes some 25 MB and 0.2 s
+MAX_READINGS = 3  # glossary words that one word of a text is tried as, each a pass over the text; more are rare
+MAX_TERM_TOKENS = 256  # what is longer is no term; the time for a text that repeats itself grows with the longest
+MAX_HITS_PER_TOKEN = 6  # beyond, the text repeats itself and the terms nest: only the longest from the left are taken
+MIN_HITS_KEPT = 1_000  # in a short text, where an average says little
+MIN_STEM_LETTERS = 4  # of a source word whose ending is cut off; with 3, words that are not kin meet
+MIN_TARGET_STEM_LETTERS = 3  # of a translated word
+MAX_ENDING_LETTERS = 4  # that a translated word may have been inflected with: сервер, серверами
+LONGEST_WORD_LETTERS = 64  # longer ones are no words, and have no forms
+MARKS_READ = 16  # on one letter; more are no writing, and are read as if on another
+CHARACTERS_KEPT = 65_536  # what is known of them; a text has a few thousand different ones at most
+
+# Endings of nouns and adjectives, so that two forms of a word leave one stem. Only where words change their ending;
+# English has its own rule, and ADDS_ENDINGS need no stem.
+_ENDINGS: Mapping[str, tuple[str, ...]] = {
+    lang: tuple(sorted(endings.split(), key=len, reverse=True))
+    for lang, endings in {
+        "ru": "а я о е ы и у ю ь й ой ей ом ем ём ам ям ах ях ов ев ами ями ый ий ая яя ое ее ые ие ою ею ью ого его"
+        " ому ему ым им ых их ую юю ыми ими ия ию ии ием иям иях иями",
+        "uk": "а я о е и і у ю ь й ї ою ею єю ом ем єм ам ям ах ях ів їв ами ями ий ій а я е є і ого його ому йому им"
+        " їм их їх у ю ими ові еві ію ії ія ією іям іях іями",
+        "pl": "a ą e ę i o u y ów om ami ach em owi ie iem iom iami iach ej ego emu ym im ych ich ymi imi ia ią ię ii",
+        "cs": "a á e é ě i í o u ů ou y ý em ům ech ách ích ami emi ovi ého ému ém ým ých ými ím ími ímu ího ie ii ií",
+        "de": "e en er es em n s",
+        "nl": "e en s",
+        "fr": "s e es x",
+        "es": "s o a os as es",
+        "pt": "s o a os as es",
+        "it": "o a e i",
+    }.items()
+}
+# How many of its last letters a translated word may change: обучение, обучения. In other languages one.
+_CHANGED_LETTERS = dict.fromkeys(("ru", "uk", "pl", "cs", "fr", "es", "pt", "it"), 2)
+_CLITICS = {  # written together with the word they stand before: and, in, to, the, …
+    "ar": re.compile("[وف]?(?:[بك]?ال|لل|[بلك])|[وف]"),
+    "he": re.compile("[וש]?[בלמכ]?ה|[וש]?[בלמכ]|[וש]"),
+}
+_PARTICLES = frozenset("은 는 이 가 을 를 의 에 로 으로 와 과 도 만 에서 에게 까지 부터 이나 이다 입니다".split())
+_NOT_PLURALS = frozenset("as is us its has was his this thus yes gas bus news".split())
 
 _HANGUL = re.compile(r"[\uac00-\ud7a3]")
 _UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
+# u: letter of a script without spaces, w: of one with spaces, m: mark, h: hyphen, s: space, n: line break, p: the rest.
+# What is not matched parts tokens and is none: white space within a paragraph, hyphens between words.
+_TOKEN = re.compile(r"um*|[wm]+|pm*|(?<![wm])h|h(?!n?[wm])|ns*n")
+_HYPHENS = "-\u2010\u2011\u200c"  # and what parts the words of a Persian compound
+_BETWEEN = "\0\n"  # parts terms: a token, and what a mark that begins the next may sit on
+_UNKNOWN = "\0\0"  # stands for a token that no term holds; as long as every symbol
+_JOINING = re.compile(r"[\uff9e\uff9f\u1160-\u11ff]")  # half-width sound marks, Hangul vowels and finals
+_INVISIBLE = re.compile(r"[\u00ad\u0640\u061c\u200b\u200d-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufe00-\ufe0f\ufeff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A term where it stands in a text: from `start` to `end`, in characters of the text as given.
+
+    An ending that was added to the term is not part of it; a word that changed its own ending is marked as a whole.
+    """
+
+    term: Term
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    """The terms that are spelt with the same tokens."""
+
+    size: int  # in tokens
+    plain: Term | None = None
+    cased: dict[str, Term] = field(default_factory=dict)  # by source as `_spelling` gives it
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """A glossary made ready for a text, so that each segment costs its own length and not the glossary's."""
+    """A glossary made ready, so that a text costs its own length and not the glossary's."""
 
-    terms: Mapping[str, Term]  # by folded source
-    sizes: Mapping[str, Set[int]]  # of the sources that start with the same few characters
+    automaton: ahocorasick.Automaton  # over two letters for each token, so that no node has many children
+    symbols: Mapping[str, str]  # token → its two letters
+    longest: int  # term, in tokens
+    stems: dict[tuple[str, bool], Mapping[str, list[str]]]  # (language, is target) → stem → words; made when asked
 
 
-def index(terms: Sequence[Term]) -> Index:
-    """Of two terms with one source the first counts."""
-    by_source: dict[str, Term] = {}
-    sizes: dict[str, set[int]] = {}
-    for term in terms:
-        if source := _fold_term(term.source):
-            by_source.setdefault(source, term)
-            sizes.setdefault(source[:START_CHARACTERS], set()).add(len(source))
-    return Index(by_source, sizes)
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """A folded text cut up: token n is `words[n]`, and its letters begin at `at[n]` of `starts` and `ends`."""
+
+    words: Sequence[str]
+    at: Sequence[int]
+    starts: Sequence[int]  # folded character → where the original one, with its marks, begins
+    ends: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A word of a text as a form of the glossary's `word`: `before` letters of clitics, then `kept` of its own."""
+
+    word: str
+    before: int
+    kept: int
+
+
+@lru_cache(GLOSSARIES_KEPT)
+def index(terms: tuple[Term, ...]) -> Index:
+    """Of two terms with one source the first counts; one meant in its letter case only goes before one that is not."""
+    return _index(terms)
+
+
+def find(glossary: Index, text: str, lang: str) -> list[Found]:
+    """Where terms stand in `text`, of language `lang`, in reading order and without overlaps: the longer one wins."""
+    return _find(glossary, text, lang, is_target=False)
 
 
 def terms_in(glossary: Index, text: str, lang: str) -> tuple[Term, ...]:
-    """The terms whose source occurs in `text`, of language `lang`: longest first, each once, at most 16.
+    """The terms that occur in `text`, of language `lang`: each once, longest source first, then as they are read.
 
-    A term that occurs only inside a longer one is left out. One without a target is to be kept as it is.
+    A term that occurs only inside a longer one is left out.
     """
-    found = [term for term, _ in _found(glossary, text, lang)]
-    return tuple(Term(term.source, term.target or term.source) for term in found[:MAX_TERMS_PER_SEGMENT])
+    found = dict.fromkeys(found.term for found in find(glossary, text, lang))
+    return tuple(sorted(found, key=lambda term: -len(term.source)))
 
 
-def check(terms: Sequence[Term], source_text: str, translation: str, lang: str = "") -> tuple[TermResult, ...]:
-    """How often each term occurs in `source_text`, of language `lang`, and how many of those were obeyed."""
-    said = _fold(translation)
-    results = []
-    for term, count in _found(index(terms), source_text, lang):
-        target = term.target or term.source
-        there = len(_occurrences(_fold_term(target), said, MAX_ENDING_LETTERS))
-        results.append(TermResult(term.source, target, count, min(count, there)))
-    return tuple(results)
+def check(
+    terms: Sequence[Term], source_text: str, translation: str, source: str = "", target: str = ""
+) -> tuple[TermResult, ...]:
+    """How often each term occurs in `source_text`, of language `source`, and where it was obeyed in `translation`.
+
+    A word of `translation`, of language `target`, may be inflected. A term without a target must be there as it is
+    spelt in the source. Places of a target that two terms share are shared out.
+    """
+    wanted: dict[Term, dict[Term, int]] = {}  # term → what shall stand for it → how often
+    for found in find(_index(terms), source_text, source):
+        said = Term(found.term.target, "") if found.term.target else _as_it_stands(source_text, found)
+        counts = wanted.setdefault(found.term, {})
+        counts[said] = counts.get(said, 0) + 1
+    needs = [(term, said, count) for term, counts in wanted.items() for said, count in counts.items()]
+    said_index = _index(replace(said, case=False) for _, said, _ in needs)
+    places: dict[str, list[tuple[int, int]]] = {}
+    for found in _find(said_index, translation, target, is_target=True):
+        places.setdefault(_folded(found.term.source), []).append((found.start, found.end))
+    shares = _shared_out([(said, count) for _, said, count in needs], places, translation)
+    results: dict[Term, TermResult] = {}
+    for (term, _, count), share in zip(needs, shares, strict=True):
+        so_far = results.get(term, TermResult(term.source, term.target or term.source, 0, 0))
+        results[term] = replace(
+            so_far,
+            count=so_far.count + count,
+            applied=so_far.applied + min(count, len(share)),
+            places=tuple(sorted((*so_far.places, *share))),
+        )
+    return tuple(sorted(results.values(), key=lambda result: -len(result.source)))
 
 
-def _found(glossary: Index, text: str, lang: str) -> list[tuple[Term, int]]:
-    """The terms that occur in `text`, longest first, and how often."""
-    folded = _fold(text) if glossary.terms else ""
-    by_source = {source: glossary.terms[source] for source in _candidates(glossary, folded)}
-    found = []
-    taken: set[int] = set()  # by longer terms
-    for source in sorted(by_source, key=len, reverse=True):
-        max_ending = len(folded) if lang in ADDS_ENDINGS or _HANGUL.match(source[-1]) else 0
-        starts = [
-            start
-            for start in _occurrences(source, folded, max_ending)
-            if start not in taken and start + len(source) - 1 not in taken
-        ]
-        for start in starts:
-            taken.update(range(start, start + len(source)))
-        if starts:
-            found.append((by_source[source], len(starts)))
-    return found
+def _as_it_stands(text: str, found: Found) -> Term:
+    return Term(text[found.start : found.end], "", case=True)
 
 
-def _candidates(glossary: Index, folded: str) -> Iterator[str]:
-    """The sources that stand anywhere in `folded`, inside of words too."""
-    for at in range(len(folded)):
-        for start_size in range(1, START_CHARACTERS + 1):
-            for size in glossary.sizes.get(folded[at : at + start_size], ()):
-                if (source := folded[at : at + size]) in glossary.terms:
-                    yield source
+def _folded(said: str) -> str:
+    """Equal for what is found in the same places of a translation."""
+    return " ".join(_tokens(said).words)
 
 
-def _fold(text: str) -> str:
-    """The form in which two spellings of a term are equal; it may differ in length, so no offset leaves this file."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i"))
+def _shared_out(
+    needs: Sequence[tuple[Term, int]], places: Mapping[str, Sequence[tuple[int, int]]], translation: str
+) -> list[list[tuple[int, int]]]:
+    """The places of each need: in turn to those that still lack some, and what is left to the first that takes it."""
+    shares: list[list[tuple[int, int]]] = [[] for _ in needs]
+    asking: dict[str, list[int]] = {}
+    for number, (said, _) in enumerate(needs):
+        asking.setdefault(_folded(said.source), []).append(number)
+    for folded, numbers in asking.items():
+        for start, end in places.get(folded, ()):
+            spelling = _spelling(translation[start:end])
+            takers = [n for n in numbers if not needs[n][0].case or _spelling(needs[n][0].source) == spelling]
+            if takers:  # first who lacks some, then who has fewest
+                number = min(takers, key=lambda n: (len(shares[n]) >= needs[n][1], len(shares[n])))
+                shares[number].append((start, end))
+    return shares
 
 
-@lru_cache(FOLDED_TERMS_KEPT)
-def _fold_term(text: str) -> str:
-    return _fold(text).strip()
+def _index(terms: Iterable[Term]) -> Index:
+    entries: dict[tuple[str, ...], _Entry] = {}
+    terms = list(terms)
+    for term, tokens in zip(terms, _tokens_of_each([term.source for term in terms]), strict=False):
+        if not 0 < len(tokens) <= MAX_TERM_TOKENS:
+            continue
+        entry = entries.get(tokens)
+        if entry is None:
+            entry = entries[tokens] = _Entry(len(tokens))
+        if term.case:
+            entry.cased.setdefault(_spelling(term.source), term)
+        else:
+            entry.plain = entry.plain or term
+    words = dict.fromkeys(chain.from_iterable(entries))
+    base = isqrt(len(words)) + 1
+    symbols = {word: chr(1 + n // base) + chr(1 + base + n % base) for n, word in enumerate(words)}
+    automaton = ahocorasick.Automaton()
+    for tokens, entry in entries.items():
+        automaton.add_word("".join([symbols[word] for word in tokens]), entry)
+    automaton.make_automaton()
+    return Index(automaton, symbols, max(map(len, entries), default=0), {})
 
 
-def _occurrences(term: str, text: str, max_ending: int) -> list[int]:
-    """Where `term` stands in `text`, both folded, with at most `max_ending` letters grown to its end."""
-    starts = []
-    start = text.find(term)
-    while start >= 0:
-        end = start + len(term)
-        alone = _begins_word(text, start) and _ending(text, end) <= max_ending
-        if alone:
-            starts.append(start)
-        start = text.find(term, end if alone else start + 1)
-    return starts
+def _tokens_of_each(sources: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Of all at once, as one text: a glossary's terms are many and short."""
+    words = _tokens(_BETWEEN.join([source.replace("\0", " ").strip() for source in sources])).words
+    ends = [number for number, word in enumerate(words) if word == "\0"]
+    for start, end in zip([-1, *ends], [*ends, len(words)], strict=True):
+        yield tuple(words[start + 1 : end])
 
 
-def _begins_word(text: str, start: int) -> bool:
-    return start == 0 or not (_in_word(text[start - 1]) and _in_word(text[start]))
+def _find(glossary: Index, text: str, lang: str, *, is_target: bool) -> list[Found]:
+    if not glossary.symbols:
+        return []
+    tokens = _tokens(text)
+    at, starts, ends = tokens.at, tokens.starts, tokens.ends
+    words = [*tokens.words, "\n\n"]  # the last is in no term, and parts stretches
+    forms = {word: forms for word in set(words) if (forms := _forms(word, glossary, lang, is_target))}
+    candidates: dict[tuple[int, int], tuple[int, int, Term]] = {}  # of two for the same tokens the likelier form
+    for reading in range(max(map(len, forms.values()), default=0)):
+        numbers: Sequence[int] = range(len(words))
+        if reading:
+            numbers = _around(words, {word for word in forms if len(forms[word]) > reading}, glossary.longest)
+        read = {word: forms[min(reading, len(forms) - 1)] for word, forms in forms.items()}
+        symbols = {word: glossary.symbols[form.word] for word, form in read.items()}
+        for end_symbol, entry in _hits(glossary.automaton, [symbols.get(words[n], _UNKNOWN) for n in numbers]):
+            last = numbers[end_symbol // len(_UNKNOWN)]
+            first = last + 1 - entry.size
+            if (first, last) in candidates:
+                continue
+            begun, ended = read[words[first]], read[words[last]]
+            start = starts[at[first] + begun.before]
+            end = ends[at[last] + ended.before + ended.kept - 1]
+            term = entry.plain
+            if entry.cased:
+                term = entry.cased.get(_spelling(text[start:end]), term)
+            if term:
+                candidates[first, last] = start, end, term
+    return _longest(candidates.values(), len(text))
 
 
-def _ending(text: str, end: int) -> float:
-    """How many letters the word goes on for after `end`; infinitely many where a number does."""
-    if not _in_word(text[end - 1]):
-        return 0
-    after = end
-    while after < len(text) and _in_word(text[after]):
-        if text[after].isnumeric():
-            return float("inf")
-        after += 1
-    return after - end
+def _around(words: Sequence[str], read: Set[str], longest: int) -> list[int]:
+    """The numbers of the words that may be in a term with one of `read`; -1 parts stretches."""
+    numbers, done = list[int](), 0
+    for number, word in enumerate(words):
+        if word in read and number + longest > done:
+            start = number - longest + 1
+            if start > done:
+                numbers.append(-1)
+            numbers.extend(range(max(start, done), min(number + longest, len(words))))
+            done = number + longest
+    return numbers
 
 
-def _in_word(character: str) -> bool:
-    """Whether it is a letter, mark or digit of a script that parts words with spaces."""
-    return unicodedata.category(character)[0] in "LMN" and not _UNSPACED.match(character)
+def _hits(automaton: Any, symbols: Sequence[str]) -> list[tuple[int, _Entry]]:
+    """Where each hit ends, in letters of the symbols, with what was hit."""
+    encoded = "".join(symbols)
+    most = MAX_HITS_PER_TOKEN * len(symbols) + MIN_HITS_KEPT
+    hits = list(islice(automaton.iter(encoded), most + 1))
+    if len(hits) > most:
+        return list(automaton.iter_long(encoded + _UNKNOWN))  # without, it would lose a hit at the very end
+    return hits
+
+
+def _longest(candidates: Iterable[tuple[int, int, Term]], size: int) -> list[Found]:
+    """Those that overlap no longer one, nor one as long before them, in reading order."""
+    taken, kept = bytearray(size), []
+    for start, end, term in sorted(candidates, key=lambda stretch: (stretch[0] - stretch[1], stretch[0])):
+        if not (taken[start] or taken[end - 1]):
+            taken[start:end] = b"\1" * (end - start)
+            kept.append(Found(term, start, end))
+    return sorted(kept, key=attrgetter("start"))
+
+
+def _forms(word: str, glossary: Index, lang: str, is_target: bool) -> list[_Form]:
+    """The words of the glossary that `word` is or may be a form of, likeliest first."""
+    forms = [_Form(word, 0, len(word))] if word in glossary.symbols else []
+    if len(word) > LONGEST_WORD_LETTERS or _kind(word[0]) != "w":
+        return forms
+    clitics = _CLITICS[lang].match(word) if lang in _CLITICS else None
+    for before in (0, clitics.end()) if clitics else (0,):
+        rest = word[before:]
+        if before and rest in glossary.symbols:
+            forms.append(_Form(rest, before, len(rest)))
+        for other in _kin(rest, glossary, lang, is_target):
+            kept = len(other) if rest.startswith(other) else len(rest)
+            forms.append(_Form(other, before, kept))
+    return forms[:MAX_READINGS]
+
+
+def _kin(word: str, glossary: Index, lang: str, is_target: bool) -> Iterator[str]:
+    """Words of the glossary that `word` may be an inflected form of, those that share more letters first."""
+    if lang in ADDS_ENDINGS or _HANGUL.search(word):
+        for size in range(len(word) - 1, 0, -1):
+            if word[:size] in glossary.symbols and _may_end(word[:size], word[size:], lang):
+                yield word[:size]
+    if is_target:
+        stems = _stems(glossary, lang, is_target)
+        for size in range(len(word), 0, -1):
+            for other in stems.get(word[:size], ()):
+                if other != word and _may_be_inflected(other, word, lang):
+                    yield other
+    elif lang == "en":
+        yield from filter(glossary.symbols.__contains__, _singulars(word))
+    elif lang in _ENDINGS:
+        yield from (other for other in _stems(glossary, lang, is_target).get(_stem(word, lang), ()) if other != word)
+
+
+def _may_end(word: str, ending: str, lang: str) -> bool:
+    """Whether `ending` may be added to `word` in a language that adds endings to words that stay whole."""
+    if any(map(str.isnumeric, ending)):
+        return False
+    if _HANGUL.match(ending):
+        return len(word) > 1 or ending in _PARTICLES
+    return len(word) > 1 and lang != "ko" and not _HANGUL.search(word)
+
+
+def _singulars(word: str) -> Iterator[str]:
+    """What an English word may be the plural of."""
+    if not word.endswith("s") or len(word) < 3 or word in _NOT_PLURALS or word.endswith(("ss", "us", "is")):
+        return
+    yield word[:-1]
+    if word.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
+        yield word[:-2]
+    if word.endswith("ies") and len(word) > 4:
+        yield word[:-3] + "y"
+    if word.endswith("ves"):
+        yield word[:-3] + "f"
+        yield word[:-3] + "fe"
+
+
+def _stems(glossary: Index, lang: str, is_target: bool) -> Mapping[str, list[str]]:
+    """The glossary's words by their stem."""
+    if (stems := glossary.stems.get((lang, is_target))) is None:
+        stems = dict[str, list[str]]()
+        for word in glossary.symbols:
+            if _kind(word[0]) == "w" and not any(map(str.isnumeric, word)):
+                stems.setdefault(_target_stem(word, lang) if is_target else _stem(word, lang), []).append(word)
+        glossary.stems[lang, is_target] = stems
+    return stems
+
+
+def _stem(word: str, lang: str) -> str:
+    """A word of a text to translate without its ending; two words that are no kin seldom share one."""
+    for ending in _ENDINGS[lang]:
+        if len(word) - len(ending) >= MIN_STEM_LETTERS and word.endswith(ending):
+            return word[: -len(ending)]
+    return word
+
+
+def _target_stem(word: str, lang: str) -> str:
+    """What each form of a translated word begins with, as good as always; other words may begin so too."""
+    return word[: max(min(len(word), MIN_TARGET_STEM_LETTERS), len(word) - _CHANGED_LETTERS.get(lang, 1))]
+
+
+def _may_be_inflected(word: str, form: str, lang: str) -> bool:
+    shared = next((n for n, (ours, theirs) in enumerate(zip(word, form, strict=False)) if ours != theirs), len(word))
+    most = MAX_ENDING_LETTERS if len(word) >= MIN_TARGET_STEM_LETTERS else 1  # KIs, but AI is not in Aida
+    if lang in ADDS_ENDINGS:
+        most = LONGEST_WORD_LETTERS
+    return len(form) - shared <= most and not any(map(str.isnumeric, form[shared:]))
+
+
+def _spelling(text: str) -> str:
+    """Its tokens in their letter case: equal where nothing differs but white space, hyphens and width."""
+    return " ".join(_tokens(text, caseless=False).words)
+
+
+def _tokens(text: str, caseless: bool = True) -> _Tokens:
+    folded, starts, ends = _fold(text, caseless)
+    kinds = folded.translate({ord(character): _kind(character) for character in set(folded)})
+    spans = [match.span() for match in _TOKEN.finditer(kinds)]
+    return _Tokens([folded[start:end] for start, end in spans], [start for start, _ in spans], starts, ends)
+
+
+def _fold(text: str, caseless: bool) -> tuple[str, Sequence[int], Sequence[int]]:
+    """The form in which two spellings are equal, and where each of its characters starts and ends in `text`.
+
+    A mark belongs to its letter; all characters that one became lie where that one is.
+    """
+    if text.isascii():
+        return text.lower() if caseless else text, range(len(text)), range(1, len(text) + 1)
+    single, special, marks = {}, [], []
+    composed = unicodedata.is_normalized("NFC", text)
+    for character in set(text):
+        folded = _fold_character(character, caseless)
+        if len(folded) == 1:
+            single[ord(character)] = folded
+        elif folded:
+            special.append(character)
+        if not folded or _JOINING.match(character) or (not composed and unicodedata.category(character)[0] == "M"):
+            marks.append(character)
+    if not special and not marks:
+        return text.translate(single), range(len(text)), range(1, len(text) + 1)
+    clusters = []
+    if marks:
+        clusters.append(f".?[{re.escape(''.join(marks))}]{{1,{MARKS_READ}}}")
+    if special:
+        clusters.append(f"[{re.escape(''.join(special))}]")
+    parts, starts, ends, done = list[str](), list[int](), list[int](), 0
+    for match in re.finditer("|".join(clusters), text, re.DOTALL):
+        start, end = match.span()
+        folded = _fold_character(match[0], caseless)
+        parts += text[done:start].translate(single), folded
+        starts += (*range(done, start), *[start] * len(folded))
+        ends += (*range(done + 1, start + 1), *[end] * len(folded))
+        done = end
+    parts.append(text[done:].translate(single))
+    return "".join(parts), [*starts, *range(done, len(text))], [*ends, *range(done + 1, len(text) + 1)]
+
+
+@lru_cache(CHARACTERS_KEPT)
+def _fold_character(text: str, caseless: bool) -> str:
+    """For a character, or one with its marks."""
+    text = _INVISIBLE.sub("", text)
+    if text and unicodedata.decomposition(text[0]).startswith(("<super>", "<circle>")):
+        return text  # a footnote's number, a trade mark: not part of the word before
+    text = unicodedata.normalize("NFKC", text)
+    return unicodedata.normalize("NFKC", text.casefold().replace("i\u0307", "i")) if caseless else text
+
+
+@lru_cache(CHARACTERS_KEPT)
+def _kind(character: str) -> str:
+    """What it is in `_TOKEN`."""
+    category = unicodedata.category(character)
+    if character.isspace():
+        return "n" if character in "\n\u2029" else "s"
+    if character in _HYPHENS:
+        return "h"
+    if category[0] == "M":
+        return "m"
+    if category[0] == "L" or category in ("Nd", "Nl"):
+        return "u" if _UNSPACED.match(character) else "w"
+    return "p"

@@ -3,18 +3,18 @@
 Runs in a thread, since a book takes a second to cut and count and others are being answered meanwhile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from engine import glossary
-from engine.context import windows
-from engine.detect import detect
-from engine.errors import TextTooLong
-from engine.languages import LANGUAGES, Language
-from engine.markup import marks
+from engine.context import USER_TOKENS, fitted, windows
+from engine.detect import detect, is_certain
+from engine.errors import TextTooLong, UnknownLanguage
+from engine.languages import CHINESE, LANGUAGES, Language
+from engine.markup import kept, marks
 from engine.markup.segments import segments_of
 from engine.segmenter import join_gap
-from engine.types import Block, CountTokens, Guess, ModelInfo, Segment, TranslationRequest, Warning
+from engine.types import Block, CountTokens, Guess, ModelInfo, Segment, Term, TranslationRequest, Warning
 
 DETECTED_CHARACTERS = 100_000  # what the language is guessed from; more changes nothing
 UNDETERMINED = "und"  # BCP-47's code for the source of a text without words
@@ -55,28 +55,83 @@ def prepare(
     count_tokens: CountTokens,
     max_text_tokens: int,
 ) -> Job:
-    """Raises `TextTooLong`, which says how long the text is."""
+    """Raises `TextTooLong`, which says how long the text is, and `UnknownLanguage` where the text is in one."""
     segments, tails = segments_of(blocks, count_tokens, model.segment_tokens)
     if not segments:
         return Job(blocks, [], tails, request.source or UNDETERMINED)
     size = sum(part.tokens for part in segments)
     if size > max_text_tokens:
         raise TextTooLong(f"The text has {size:,} tokens; one request takes {max_text_tokens:,}. Send it in parts.")
-    detection = () if request.source else detect(_beginning(segments), model.languages)
-    source = request.source or detection[0].lang
+    source, detection, doubts = _source(request, _beginning(segments), model)
     if source == request.target:
         message = (
             f"The text seems to be {LANGUAGES[source].english} already, so it was left as it is; "
             "if it is not, choose its language yourself."
         )
         return Job(blocks, [], tails, source, detection, (Warning("same_language", message),))
-    shown = windows(_follow(segments), request.context, request.context_mode, count_tokens)
+    context = fitted(request.context, count_tokens)
+    before = windows(_follow(segments), count_tokens) if request.context_mode else [""] * len(segments)
     terms = glossary.index(request.glossary)
+    find_kept = _to_be_kept(request.glossary, terms, source)
     segments = [
-        replace(part, context=seen, terms=glossary.terms_in(terms, marks.bare(part.text, part.tags), source))
-        for part, seen in zip(segments, shown, strict=True)
+        kept.keep(replace(part, context=context, before=shown, terms=_terms_in(terms, part, source)), find_kept)
+        for part, shown in zip(segments, before, strict=True)
     ]
-    return Job(blocks, segments, tails, source, detection, _doubts(model, source, request.target))
+    doubts += (*_cut(request.context, context), *_unlearnt(model, source, request.target))
+    return Job(blocks, segments, tails, source, detection, doubts)
+
+
+def _source(
+    request: TranslationRequest, text: str, model: ModelInfo
+) -> tuple[str, tuple[Guess, ...], tuple[Warning, ...]]:
+    """The language of the text, how it was found, and what is doubtful about that.
+
+    Raises `UnknownLanguage` for a text that is certainly in a language the model does not speak.
+    """
+    if request.source:
+        return request.source, (), ()
+    detection = detect(text, model.languages)
+    first = detect(text, LANGUAGES)
+    if is_certain(first) and not _speaks(model, lang := first[0].lang):
+        raise UnknownLanguage(
+            f"The text seems to be {LANGUAGES[lang].english} ({lang}), which this model does not speak; it speaks "
+            f"{', '.join(model.languages)}. If the text is in one of these, name its language."
+        )
+    guess = detection[0].lang
+    if is_certain(detection):
+        return guess, detection, ()
+    source = request.likely if request.likely in model.languages and request.likely != request.target else guess
+    seems = " or ".join(f"{LANGUAGES[each.lang].english} ({each.score:.0%})" for each in detection)
+    message = (
+        f"The text may be {seems}; it was taken for {LANGUAGES[source].english}. Choose its language if it is another."
+    )
+    return source, detection, (Warning("uncertain_language", message),)
+
+
+def _speaks(model: ModelInfo, lang: str) -> bool:
+    """Whether the model can read it; who reads one Chinese reads the others."""
+    return lang in model.languages or (lang in CHINESE and not CHINESE.isdisjoint(model.languages))
+
+
+def _cut(context: str, shown: str) -> tuple[Warning, ...]:
+    if not (cut := len(context.strip()) - len(shown)):
+        return ()
+    message = (
+        f"The context is longer than the {USER_TOKENS} tokens that are shown with each segment, so its first "
+        f"{cut:,} characters were left out; keep to what matters."
+    )
+    return (Warning("context_cut", message),)
+
+
+def _terms_in(terms: glossary.Index, part: Segment, lang: str) -> tuple[Term, ...]:
+    return glossary.terms_in(terms, marks.bare(part.text, part.tags), lang)
+
+
+def _to_be_kept(all_terms: Sequence[Term], terms: glossary.Index, lang: str) -> Callable[[str], list[tuple[int, int]]]:
+    """Where in a run the terms stand that have no target."""
+    if all(term.target for term in all_terms):
+        return lambda _: []
+    return lambda run: [(found.start, found.end) for found in glossary.find(terms, run, lang) if not found.term.target]
 
 
 def _beginning(segments: Sequence[Segment]) -> str:
@@ -99,7 +154,7 @@ def _follow(segments: Sequence[Segment]) -> list[str]:
     return texts
 
 
-def _doubts(model: ModelInfo, source: str, target: str) -> tuple[Warning, ...]:
+def _unlearnt(model: ModelInfo, source: str, target: str) -> tuple[Warning, ...]:
     hub = model.hub
     if hub is None or hub in (source, target):
         return ()

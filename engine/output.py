@@ -5,13 +5,14 @@ check of the markup finds better, all of a segment is replaced.
 """
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from engine.job import Job
 from engine.languages import LANGUAGES
 from engine.markup import marks
 from engine.markup.parse import Parser
 from engine.markup.spans import filled, is_refused
-from engine.types import Document, Segment, TextDelta, TextReplaced, Translated
+from engine.types import Document, Segment, SegmentDone, TermResult, TextDelta, TextReplaced, Translated
 
 Change = TextDelta | TextReplaced
 
@@ -30,6 +31,7 @@ class Output:
         self._leads: list[str] = []  # by segment: the skeleton before it
         self._bodies: list[str] = []  # by segment: its source, and that of the gap before it
         self._rest = ""  # the skeleton after the last
+        self._done: list[SegmentDone] = []
 
     @property
     def text(self) -> str:
@@ -79,9 +81,25 @@ class Output:
                 self.refused.append(part.block)
             yield from self._correct(part.block)
 
-    def source_of(self, done: Translated) -> str:
+    def done(self, done: Translated) -> SegmentDone:
         """The translation of a segment, the one settled last, by itself and with its tags."""
-        return marks.restore(self._block, done.text, self._escape)
+        text = marks.restore(self._block, done.text, self._escape)
+        terms = tuple(
+            replace(term, places=tuple(marks.restored_places(self._block, done.text, self._escape, term.places)))
+            for term in done.terms
+        )
+        self._done.append(SegmentDone(done.segment.index, text, terms, done.warnings))
+        return self._done[-1]
+
+    def terms(self) -> Iterator[TermResult]:
+        """Those of all segments, their places in `text`; none of a segment that was written otherwise."""
+        start = 0
+        for done, lead, body in zip(self._done, self._leads, self._bodies, strict=True):
+            at = body.find(done.text)
+            by = start + len(lead) + at
+            for term in done.terms:
+                yield replace(term, places=tuple((first + by, last + by) for first, last in term.places if at >= 0))
+            start += len(lead) + len(body)
 
     def finish(self) -> Iterator[Change]:
         """What stands after the last segment: all, where there is none."""

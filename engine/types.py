@@ -44,23 +44,32 @@ class ModelInfo:
     segment_tokens: int  # the longest segment it translates well, in its own tokens
     licence: str = ""
     hub: str | None = None  # the language on one side of every pair it learnt; None where it learnt all pairs
+    translates: bool = True  # else it says the source back, and what it says is not judged as a translation
     marks: bool = True  # whether it has learnt to carry marks such as <s1> over; else runs are translated apart
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
+    """An entry of a glossary. Without a `target` the source is to be kept as it is."""
+
     source: str
     target: str
+    case: bool = False  # whether it is meant in this letter case only
+    note: str = ""  # for people; no model sees it
 
 
 @dataclass(frozen=True, slots=True)
 class TermResult:
-    """How often a term's source occurs, and in how many of those places its target was found after."""
+    """How often a term's source occurs, and in how many of those places its target was found after.
+
+    `places` are where in the translation, as (start, end) in characters (Unicode code points), in order.
+    """
 
     source: str
     target: str
     count: int
     applied: int
+    places: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +91,12 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class TranslationRequest:
-    """What a face asks of the translator. `source` None means: detect it."""
+    """What a face asks of the translator. `source` None means: detect it, and where that is not sure take `likely`."""
 
     text: str
     target: str
     source: str | None = None
+    likely: str | None = None
     format: Format = "auto"
     glossary: tuple[Term, ...] = ()
     context: str = ""
@@ -134,7 +144,9 @@ class Segment:
     tokens: int = 0  # of `text` alone
     block: int = 0
     tags: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # those of the block whose marks `text` holds
-    context: str = ""
+    kept: Mapping[int, str] = field(default_factory=dict)  # which of `tags` stand for words that come back as they are
+    context: str = ""  # what the user says of the text
+    before: str = ""  # the sentences before it
     terms: tuple[Term, ...] = ()
 
 
@@ -159,7 +171,8 @@ class TokenChunk:
 
 @dataclass(frozen=True, slots=True)
 class Translated:
-    """What became of a segment. The marks of `text` are those of the segment's."""
+    """What became of a segment. The marks of `text` are those of the segment's that are tags of its block; the places
+    of `terms` are in the text without them."""
 
     segment: Segment
     text: str

@@ -18,6 +18,7 @@ from engine.documents.store import Documents
 from engine.metrics import Metrics
 from engine.scheduler import Scheduler
 from engine.server.app import create_app
+from engine.termbase.store import Glossaries
 from engine.translator import Translator
 
 
@@ -44,8 +45,9 @@ class Serve:
         scheduler = Scheduler(slots, max_requests)
         translator = Translator(backend, scheduler, config.max_text_tokens)
         metrics = Metrics(backend.memory)
-        documents = Documents(translator, metrics, data_dir or self._folders.mktemp("data"))
-        app = create_app(translator, scheduler, metrics, backend.close, documents, config.max_upload_mb)
+        data_dir = data_dir or self._folders.mktemp("data")
+        documents, glossaries = Documents(translator, metrics, data_dir), Glossaries(data_dir)
+        app = create_app(translator, scheduler, metrics, backend.close, documents, glossaries, config.max_upload_mb)
         if page:
             app = asyncio.run(_with_page(app, translator, config, metrics))
         listener = socket.create_server(("127.0.0.1", 0))

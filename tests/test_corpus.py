@@ -9,7 +9,7 @@ import pytest
 
 from engine.tools import corpus
 from engine.tools.corpus import ExampleMaker, Mix, Pair
-from engine.tools.evaluate import is_well_nested
+from engine.tools.evaluate_marks import is_well_nested
 from tests.corpora import HELD_OUT, write_corpus, write_tests
 
 MARK = re.compile(r"</?s\d>")

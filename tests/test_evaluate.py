@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from engine.backends.echo import EchoBackend
-from engine.tools import corpus, evaluate
-from engine.tools.evaluate import Answer, Question
-from engine.types import Term, TokenChunk
+from engine.tools import asking, corpus, evaluate, evaluate_marks, evaluate_quality
+from engine.tools.evaluate_quality import Answer, Question
+from engine.types import TokenChunk
 from tests.corpora import write_corpus, write_tests
 
 
@@ -47,7 +47,7 @@ def dictionary(corpus_folder):
 
 @pytest.fixture(scope="module")
 def dictionary_without_tests(corpus_folder, held_out):
-    """What `evaluate.run` makes its questions from."""
+    """What `run` makes its questions from."""
     return corpus.load(corpus_folder, ["fr", "zh"], corpus.test_sentences(held_out)).dictionary
 
 
@@ -55,15 +55,17 @@ def answers_to(questions):
     return Knowing({question.prompt: question.reference for question in questions})
 
 
-def arguments(task, test, **more):
+def run(task, backend, test, **more):
     settings = {"langs": "fr,zh", "limit": None, "out": None, "sets": "tatoeba", "through_translator": False}
-    return argparse.Namespace(task=task, test=test, **(settings | more))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "backend_of", lambda _: backend)
+        return task.run(argparse.Namespace(test=test, **(settings | more)))
 
 
 def test_a_model_that_knows_every_answer_scores_100(held_out):
-    questions = evaluate.quality_questions(EchoBackend(), held_out, ["tatoeba"], ["fr", "zh"], None)
+    questions = evaluate_quality.questions_of(EchoBackend(), held_out, ["tatoeba"], ["fr", "zh"], None)
     knowing = answers_to(questions)
-    result = evaluate.run(knowing, arguments("quality", held_out))
+    result = run(evaluate_quality, knowing, held_out)
     assert result["scores"]["tatoeba"].keys() == {"en-fr", "fr-en", "en-zh", "zh-en"}
     for scores in result["scores"]["tatoeba"].values():
         assert scores["chrf2"] == pytest.approx(100)
@@ -74,7 +76,7 @@ def test_a_model_that_knows_every_answer_scores_100(held_out):
 
 
 def test_each_score_has_its_signature(held_out):
-    result = evaluate.run(EchoBackend(), arguments("quality", held_out))
+    result = run(evaluate_quality, EchoBackend(), held_out)
     assert result["signatures"]["chrf2"].startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0")
     assert "tok:zh" in result["signatures"]["bleu zh"]
     assert "tok:13a" in result["signatures"]["bleu 13a"]
@@ -83,7 +85,7 @@ def test_each_score_has_its_signature(held_out):
 def test_bleu_counts_characters_of_japanese_and_korean():
     said = Answer("東京へ行った。", 5, "stop")
     questions = [Question("tatoeba", "en", lang, "He went.", "", "東京へ行った。") for lang in ("ja", "ko")]
-    result = evaluate.quality_scores(questions, [said, said])
+    result = evaluate_quality.quality_scores(questions, [said, said])
     assert "tok:char" in result["signatures"]["bleu char"]
     assert result["scores"]["tatoeba"]["en-ja"]["bleu"] == pytest.approx(100)
 
@@ -91,60 +93,32 @@ def test_bleu_counts_characters_of_japanese_and_korean():
 def test_the_share_cut_off_is_counted():
     questions = [Question("tatoeba", "en", "fr", "One", "", "Un")] * 4
     answers = [Answer("Un", 1, "length"), *[Answer("Un", 1, "stop")] * 3]
-    assert evaluate.quality_scores(questions, answers)["scores"]["tatoeba"]["en-fr"]["cut_off"] == 0.25
+    assert evaluate_quality.quality_scores(questions, answers)["scores"]["tatoeba"]["en-fr"]["cut_off"] == 0.25
 
 
 def test_a_line_is_one_prompt_however_many_sentences_it_has(tmp_path):
     (tmp_path / "tatoeba.en-fr.tsv").write_text("doc\ten\tfr\nmade-up\tOne. Two. Three.\tUn. Deux. Trois.\n")
-    questions = evaluate.quality_questions(EchoBackend(), tmp_path, ["tatoeba"], ["fr"], None)
+    questions = evaluate_quality.questions_of(EchoBackend(), tmp_path, ["tatoeba"], ["fr"], None)
     prompt = "Translate the following segment into French, without additional explanation.\n\nOne. Two. Three."
     assert questions[0].prompt == prompt
     assert len(questions) == 2
 
 
 def test_the_translator_is_scored_whole_when_asked_for(held_out):
-    result = evaluate.run(EchoBackend(), arguments("quality", held_out, through_translator=True, langs="fr"))
+    result = run(evaluate_quality, EchoBackend(), held_out, through_translator=True, langs="fr")
     assert result["scores"]["tatoeba"]["en-fr"]["lines"] == 12
     assert 0 < result["scores"]["tatoeba"]["en-fr"]["chrf2"] < 100
 
 
 def test_the_limit_is_lines_of_each_file(held_out):
-    assert evaluate.run(EchoBackend(), arguments("quality", held_out, limit=2))["prompts"] == 2 * 2 * 2
+    assert run(evaluate_quality, EchoBackend(), held_out, limit=2)["prompts"] == 2 * 2 * 2
 
 
 def test_languages_without_a_test_are_left_out_unless_named(held_out):
-    result = evaluate.run(EchoBackend(), arguments("quality", held_out, langs=None))
+    result = run(evaluate_quality, EchoBackend(), held_out, langs=None)
     assert result["scores"]["tatoeba"].keys() == {"en-fr", "fr-en", "en-zh", "zh-en"}
     with pytest.raises(FileNotFoundError, match="en-de"):
-        evaluate.run(EchoBackend(), arguments("quality", held_out, langs="de"))
-
-
-def test_terms_are_asked_with_and_without_the_glossary(held_out, dictionary):
-    questions = evaluate.terms_questions(EchoBackend(), held_out, dictionary, ["fr", "zh"], 5)
-    assert len(questions) == 10
-    for with_glossary, without in zip(questions[::2], questions[1::2], strict=True):
-        assert with_glossary.text == without.text
-        assert with_glossary.prompt.startswith("参考下面的翻译：\n")
-        assert not without.prompt.startswith("参考下面的翻译：\n")
-
-
-def test_a_model_that_obeys_has_all_terms_and_one_that_guesses_well_only_the_natural_ones(
-    held_out, corpus_folder, dictionary_without_tests
-):
-    questions = evaluate.terms_questions(EchoBackend(), held_out, dictionary_without_tests, ["fr", "zh"], 500)
-    scores = evaluate.run(answers_to(questions), arguments("terms", held_out, corpus=corpus_folder))["scores"]
-    assert scores["with glossary"]["obeyed"] == 1
-    assert scores["natural, without glossary"]["obeyed"] == 1
-    assert scores["swapped, without glossary"]["obeyed"] < 0.5
-    assert scores["swapped, with glossary"]["terms"] > 0
-
-
-def test_a_term_is_obeyed_when_its_target_is_in_the_answer():
-    term = Term("server", "hôte")
-    questions = [Question("natural, with glossary", "en", "fr", "The server", "", "", (term, Term("cat", "chat")))] * 2
-    answers = [Answer("Un Hôte", 2, "stop"), Answer("Un serveur", 2, "stop")]
-    scores = evaluate.terms_scores(questions, answers)["scores"]
-    assert scores["with glossary"] == {"obeyed": 0.5, "terms": 2, "sentences": 2}
+        run(evaluate_quality, EchoBackend(), held_out, langs="de")
 
 
 def test_marks_are_right_when_none_is_lost_or_added_and_nested_when_none_crosses():
@@ -156,20 +130,22 @@ def test_marks_are_right_when_none_is_lost_or_added_and_nested_when_none_crosses
         "<target><s1>A b</s1></target>",
     ]
     questions = [Question("marks", "en", "fr", "", "", reference)] * len(said)
-    scores = evaluate.marks_scores(questions, [Answer(text, 1, "stop") for text in said])["scores"]
+    scores = evaluate_marks.marks_scores(questions, [Answer(text, 1, "stop") for text in said])["scores"]
     assert scores == {"right": 0.75, "right and well nested": 0.5, "examples": 4}
 
 
 def test_a_model_that_knows_every_marked_answer_has_all_marks_right(held_out, corpus_folder, dictionary_without_tests):
-    questions = evaluate.marks_questions(EchoBackend(), held_out, dictionary_without_tests, ["fr", "zh"], 500)
-    scores = evaluate.run(answers_to(questions), arguments("marks", held_out, corpus=corpus_folder))["scores"]
+    questions = evaluate_marks.questions_of(EchoBackend(), held_out, dictionary_without_tests, ["fr", "zh"], 500)
+    result = run(evaluate_marks, answers_to(questions), held_out, corpus=corpus_folder, limit=500)
+    scores = result["scores"]
     assert scores["right and well nested"] == 1
     assert scores["examples"] == len(questions) > 10
 
 
-@pytest.mark.parametrize("make", [evaluate.terms_questions, evaluate.marks_questions])
-def test_examples_are_drawn_the_same_every_time(held_out, dictionary, make):
-    first, second = (make(EchoBackend(), held_out, dictionary, ["fr", "zh"], 8) for _ in range(2))
+def test_examples_are_drawn_the_same_every_time(held_out, dictionary):
+    first, second = (
+        evaluate_marks.questions_of(EchoBackend(), held_out, dictionary, ["fr", "zh"], 8) for _ in range(2)
+    )
     assert first == second
 
 
@@ -180,7 +156,7 @@ def test_answers_come_in_the_order_of_the_questions():
         await asyncio.sleep(0)
         return Answer(question.reference, 1, "stop")
 
-    answers = asyncio.run(evaluate.answer_all(ask, questions, 2))
+    answers = asyncio.run(asking.answers_to(ask, questions, 2, lambda question: len(question.prompt)))
     assert [answer.text for answer in answers] == ["3", "9", "1", "5"]
 
 

@@ -10,18 +10,27 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["errors"],
     ["types"],
-    ["config", "languages", "metrics"],
+    ["config", "files", "languages", "metrics"],
+    ["alphabets"],
     [
         "prompts",
         "glossary",
-        "context",
         "segmenter",
         "detect",
         "markup.marks",
         "markup.lexer",
         "markup.templates",
     ],
-    ["markup.spans", "markup.segments", "markup.markdown_parser", "markup.page_language"],
+    [
+        "checks",
+        "context",
+        "markup.in_place",
+        "markup.kept",
+        "markup.spans",
+        "markup.segments",
+        "markup.markdown_parser",
+        "markup.page_language",
+    ],
     ["markup.markdown_spans"],
     ["markup.html", "markup.front_matter", "markup.plain"],
     ["markup.markdown_reading"],
@@ -30,7 +39,11 @@ LAYERS = [
     ["markup.parse"],
     ["markup.verify"],
     ["documents.encoding", "documents.file", "documents.package"],
-    ["documents.xml"],
+    ["documents.xml", "termbase.entries"],
+    ["termbase.columns"],
+    ["termbase.interchange", "termbase.jsons", "termbase.tables"],
+    ["termbase.read", "termbase.write"],
+    ["termbase.store"],
     ["documents.runs"],
     ["documents.paragraphs"],
     [
@@ -64,11 +77,11 @@ LAYERS = [
     ["server.errors"],
     ["server.limits", "server.origin", "server.forms"],
     ["server.wire"],
-    ["server.rest", "server.websocket", "server.health", "server.documents"],
+    ["server.rest", "server.websocket", "server.health", "server.documents", "server.glossaries"],
     ["server.app"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-UI_SEES = {"translator", "types", "errors", "config", "languages", "glossary", "documents", "metrics"}
+UI_SEES = {"translator", "types", "errors", "config", "languages", "documents", "metrics", "termbase"}
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -88,13 +89,19 @@ def test_a_source_is_detected_where_its_words_begin(url: str) -> None:
     assert translate(url, text="1,024 " * 1_000 + TEXT)["detected_source_lang"] == "en"
 
 
+def test_the_hint_is_taken_where_detection_is_unsure(url: str) -> None:
+    assert translate(url, text="OK", source_hint="de")["detected_source_lang"] == "de"
+    assert translate(url, text=TEXT, source_hint="de")["detected_source_lang"] == "en"
+
+
 def test_codes_are_read_in_any_letter_case(url: str) -> None:
     assert translate(url, text=TEXT, source_lang="EN", target_lang="ZH-hant")["detected_source_lang"] == "en"
 
 
 def test_terms_are_counted(url: str) -> None:
     answer = translate(url, text=TEXT, source_lang="en", glossary={"river": "river", "boat": "bateau"})
-    assert {"source": "river", "target": "river", "count": 1, "applied": 1} in answer["terms"]
+    river = {"source": "river", "target": "river", "count": 1, "applied": 1, "places": [[4, 9]]}
+    assert river in answer["terms"]
     assert [warning["code"] for warning in answer["warnings"]] == ["term_missed"]
 
 
@@ -166,6 +173,21 @@ BAD_REQUESTS: list[tuple[dict[str, Any], int, str, str]] = [
     ),
     ({"json": {"text": TEXT, "target_lang": "fr", "glossary": ["a"]}}, 422, "invalid_request", "glossary must be"),
     ({"json": {"text": TEXT, "target_lang": "fr", "glossary": {"a": 1}}}, 422, "invalid_request", "glossary must be"),
+    ({"json": {"text": TEXT, "target_lang": "fr", "glossary": [{}]}}, 422, "invalid_request", "glossary must be"),
+    (
+        {"json": {"text": TEXT, "target_lang": "fr", "glossary": [{"source": "a", "tarket": "b"}]}},
+        422,
+        "invalid_request",
+        "did you mean 'target'?",
+    ),
+    (
+        {"json": {"text": TEXT, "target_lang": "fr", "glossary": [{"source": "a"}] * 10_001}},
+        422,
+        "invalid_request",
+        "10,000",
+    ),
+    ({"json": {"text": TEXT, "target_lang": "fr", "glossary_id": 7}}, 422, "invalid_request", "glossary_id must be"),
+    ({"json": {"text": TEXT, "target_lang": "fr", "glossary_id": "x"}}, 404, "no_such_glossary", "no such glossary"),
     (
         {"json": {"text": TEXT, "target_lang": "fr", "glossary": {"a": "b" * 257}}},
         422,
@@ -359,9 +381,61 @@ def test_languages_are_those_of_the_model(serve: Serve, url: str) -> None:
     assert len(httpx.get(f"{url}/languages").json()) == len(LANGUAGES)
     few = httpx.get(f"{serve(EchoBackend(languages=('zh', 'ar')))}/languages").json()
     assert few == [
-        {"code": "zh", "name": "Chinese", "name_zh": "中文", "name_own": "中文", "direction": "ltr"},
-        {"code": "ar", "name": "Arabic", "name_zh": "阿拉伯语", "name_own": "العربية", "direction": "rtl"},
+        {"code": "zh", "name": "Chinese", "name_zh": "中文", "name_own": "中文", "direction": "ltr", "script": "Hans"},
+        {
+            "code": "ar",
+            "name": "Arabic",
+            "name_zh": "阿拉伯语",
+            "name_own": "العربية",
+            "direction": "rtl",
+            "script": "Arab",
+        },
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "lang", "certain"),
+    [(TEXT, "en", True), ("ཁྱེད་རང་བདེ་པོ་ཡིན་པས།", "bo", True), ("OK", None, False), ("12", None, False)],
+)
+def test_the_language_of_a_text_is_told_among_all_that_there_are(
+    serve: Serve, text: str, lang: str | None, certain: bool
+) -> None:
+    url = serve(EchoBackend(languages=("zh", "ar")))
+    answer = httpx.post(f"{url}/detect", json={"text": text}).json()
+    assert answer["certain"] is certain
+    assert lang is None or answer["detection"][0]["lang"] == lang
+
+
+def test_the_languages_of_a_list_are_told_in_its_order(url: str) -> None:
+    answer = httpx.post(f"{url}/detect", json={"text": [TEXT, "", "Übermorgen fahren wir mit der Straßenbahn."]}).json()
+    assert [[guess["lang"] for guess in guesses[:1]] for guesses in answer["detection"]] == [["en"], [], ["de"]]
+    assert answer["certain"] == [True, False, True]
+    form = httpx.post(f"{url}/detect", data={"text": TEXT}).json()
+    assert (form["detection"], form["certain"]) == (answer["detection"][0], True)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code", "said"),
+    [
+        ({"json": {}}, 422, "invalid_request", "text is missing"),
+        ({"json": {"text": ["a"] * 257}}, 422, "invalid_request", "1 to 256 strings"),
+        ({"json": {"text": "a", "target_lang": "fr"}}, 422, "invalid_request", "'target_lang' is not a field"),
+        ({"content": b"{"}, 400, "broken_json", "not JSON"),
+        ({"content": b"x" * (8 * 2**20 + 1)}, 413, "body_too_large", "8 MiB"),
+        ({"json": {"text": "a"}, "headers": {"Origin": "https://evil.example"}}, 403, "foreign_page", "evil.example"),
+    ],
+)
+def test_what_no_language_can_be_told_of_is_refused(
+    url: str, sent: dict[str, Any], status: int, code: str, said: str
+) -> None:
+    answer = httpx.post(f"{url}/detect", **sent)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert said in answer.json()["error"]
+
+
+@pytest.mark.parametrize("text", [" " * 8_000_000, "a" * 8_000_000, "\ud800 and so on"], ids=["blank", "word", "half"])
+def test_any_text_is_detected_or_not_in_bounded_time(url: str, text: str) -> None:
+    assert httpx.post(f"{url}/detect", content=json.dumps({"text": text}), timeout=5).status_code == 200
 
 
 def test_the_process_is_up_before_the_model_is_ready(serve: Serve) -> None:
@@ -390,14 +464,20 @@ def test_system_tells_model_memory_and_who_waits(url: str) -> None:
 def test_the_description_is_complete_and_needs_no_other_host(url: str) -> None:
     description = httpx.get(f"{url}/openapi.json").json()
     schema = description["paths"]["/translate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    pointer = schema["properties"]["sampling"]["$ref"]
-    found: Any = description
-    for part in pointer.removeprefix("#/").split("/"):
-        found = found[part.replace("~1", "/")]
-    assert "temperature" in found["properties"]
+    assert "temperature" in pointed_at(description, schema["properties"]["sampling"]["$ref"])["properties"]
+    for pointer in re.findall(r'"\$ref":"([^"]+)"', json.dumps(description, separators=(",", ":"))):
+        assert pointed_at(description, pointer)["type"] == "object"
     documents = {"/documents", "/documents/{document_id}", "/documents/{document_id}/result"}
-    assert set(description["paths"]) == {"/translate", "/languages", "/healthz", "/readyz", "/system"} | documents
+    glossaries = {"/glossaries", "/glossaries/{glossary_id}", "/glossaries/{glossary_id}/file"}
+    alone = {"/translate", "/detect", "/languages", "/healthz", "/readyz", "/system"}
+    assert set(description["paths"]) == alone | documents | glossaries
     assert httpx.get(f"{url}/docs").status_code == 404
+
+
+def pointed_at(description: Any, pointer: str) -> Any:
+    for part in pointer.removeprefix("#/").split("/"):
+        description = description[part.replace("~1", "/")]
+    return description
 
 
 def test_below_a_proxys_path_the_description_says_so(serve: Serve) -> None:

@@ -1,29 +1,42 @@
+import argparse
+import itertools
 import random
 import time
 from pathlib import Path
 
 import pytest
+from icu4py.breakers import WordBreaker
 
 from engine.languages import LANGUAGES
-from engine.segmenter import join_gap, segment
+from engine.segmenter import join_gap, segment, sentences
+from engine.tools import evaluate_segments
 
 FIXTURES = Path(__file__).parent / "fixtures" / "segmenter.txt"
 
 
 def cases():
-    """Each is a title with the budget in characters, the text, and a line for each segment; lone dots part them."""
+    """Each is a title with the budget in characters, the text, and a line for each segment; lone dots part them.
+
+    Where the title says `sentences` instead, there is a line for each of these.
+    """
     for case in FIXTURES.read_text(encoding="utf-8").split("\n.\n\n"):
         title, text, expected = case.removesuffix("\n.\n").split("\n.\n")
-        yield pytest.param(text, int(title.split("[")[1].rstrip("]")), expected.splitlines(), id=title)
+        yield pytest.param(text, title.split("[")[1].rstrip("]"), expected.splitlines(), id=title)
 
 
 @pytest.mark.parametrize(("text", "budget", "expected"), list(cases()))
 def test_a_text_is_cut_as_in_the_fixture(text, budget, expected):
-    assert [part.text for part in segment(text, len, budget)[0]] == expected
+    if budget == "sentences":
+        assert [text[start:end] for start, end in sentences(text)] == expected
+    else:
+        assert [part.text for part in segment(text, len, int(budget))[0]] == expected
 
 
 ODD = [
-    *"a Hello wörld 3 3.14 Mr. e.g. U.S. 1. . ! ? , \" ' ( ) - — ». … 中 。 ！ 」 「 । ؟ ไทย 한국어 ། ཀ".split(" "),
+    *"a Hello wörld 3 3.14 Mr. e.g. U.S. 1. . ! ? , \" ' ( ) - — ». … 中 。 ！ ． の 」 「 ） । ؟ ۔ د 한국어 ། ཀ".split(
+        " "
+    ),
+    *"ไทย เขา แล้ว น. ລາວ ខ្មែរ မြန်မာ ။ ។ ᠃ г. T. डॉ. यू.एन".split(" "),
     *"👨‍👩‍👧 🇫🇷 🏽 e\u0301 \u200b \ufeff \0 \ud83d \ude00".split(" "),
     *[" ", "  ", "\n", "\r\n", "\r", "\t", "\u00a0", "\u3000", "\u2028", "\x85", "\x1c"],
 ]
@@ -44,6 +57,28 @@ def test_no_segment_has_white_space_around_it_or_lacks_a_letter():
         assert all(part.text == part.text.strip() and any(map(str.isalpha, part.text)) for part in parts)
 
 
+def test_sentences_are_apart_and_in_order_without_white_space_around_them():
+    dice = random.Random(4)
+    for _ in range(1_000):
+        text = "".join(dice.choices(ODD, k=60))
+        found = list(sentences(text))
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(found))
+        assert all(text[start:end].strip() == text[start:end] != "" for start, end in found)
+
+
+def test_all_letters_are_in_sentences():
+    dice = random.Random(5)
+    for _ in range(1_000):
+        text = "".join(dice.choices(ODD, k=60))
+        within = "".join(text[start:end] for start, end in sentences(text))
+        assert [*filter(str.isalpha, within)] == [*filter(str.isalpha, text)]
+
+
+def test_tags_after_a_full_stop_belong_to_its_sentence():
+    text = "One here." + "”" * 40 + " Two there."
+    assert list(sentences(text)) == [(0, 49), (50, len(text))]
+
+
 def test_no_segment_is_over_the_budget_and_its_tokens_are_counted():
     dice = random.Random(3)
     for _ in range(1_000):
@@ -60,8 +95,18 @@ def test_no_segment_is_over_the_budget_and_its_tokens_are_counted():
         "好。" * 200_000,
         "a" + " " * 1_000_000,
         "a… " * 200_000,
+        "ภาษาไทย" * 100_000,
+        "เขาไปแล้ว " * 50_000,
+        "." * 500_000 + "a",
+        "。!" * 300_000 + "」の",
+        '."' * 300_000 + "a",
+        "།" * 500_000 + "a",
+        "۔" * 500_000 + "5",
     ],
-    ids=["no spaces", "no punctuation", "sentences", "Chinese sentences", "white space", "ellipses"],
+    ids=[
+        *("no spaces", "no punctuation", "sentences", "Chinese sentences", "white space", "ellipses"),
+        *("Thai", "Thai phrases", "points", "wide points", "points and quotes", "shads", "Urdu points"),
+    ],
 )
 def test_a_book_is_cut_in_linear_time_and_counted_about_twice(text):
     counted = 0
@@ -75,6 +120,29 @@ def test_a_book_is_cut_in_linear_time_and_counted_about_twice(text):
     segment(text, count_tokens, 48)
     assert time.perf_counter() - began < 8
     assert counted <= 2.2 * len(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ภาษาไทยเป็นภาษาที่มีระดับเสียงของคำแน่นอนหรือเสียงวรรณยุกต์เช่นเดียวกับภาษาจีนและออกเสียงแยกคำต่อคำ",
+        "ຂ້ອຍຮັກພາສາລາວຫຼາຍທີ່ສຸດໃນໂລກນີ້ເພາະວ່າມັນເປັນພາສາທີ່ມ່ວນຫຼາຍ",
+        "ខ្ញុំស្រឡាញ់ភាសាខ្មែរខ្លាំងណាស់ពីព្រោះវាជាភាសារបស់ប្រទេសខ្ញុំ",
+        "ကျွန်တော်မြန်မာစကားကိုချစ်တယ်ဘာကြောင့်လဲဆိုတော့အဲဒါကကျွန်တော့်ဘာသာစကား",
+        "我们昨天在公园里散步看到了很多美丽的花朵大家都很高兴所以今天还想再去一次",
+    ],
+    ids=["Thai", "Lao", "Khmer", "Burmese", "Chinese"],
+)
+@pytest.mark.parametrize("before", ["", "👨‍👩‍👧😀", "\ud83d\ude00"], ids=["alone", "emoji", "surrogates"])
+def test_no_word_is_cut_where_words_have_no_spaces(text, before):
+    words, at = {0}, 0
+    for word in WordBreaker(text, "en"):
+        at += len(word)
+        words.add(at)
+    for budget in (16, 20, 30):
+        parts, _ = segment(before + text, len, budget)
+        ends = itertools.accumulate(len(part.gap + part.text) for part in parts)
+        assert {end - len(before) for end in ends if end > len(before)} <= words
 
 
 def test_a_surrogate_pair_is_not_cut():
@@ -102,3 +170,32 @@ def test_a_surrogate_pair_is_not_cut():
 )
 def test_sentences_are_joined_as_the_target_joins_them(gap, before, target, expected):
     assert join_gap(gap, before, LANGUAGES[target]) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "f1", "forgiven"),
+    [
+        ("en", ["One is here.", "Two is there.", "Three?"], 1.0, 1.0),
+        ("zh", ["一。", "二！", "三。"], 1.0, 1.0),
+        ("en", ["One is here. Half too.", "Two is there."], 0.6667, 1.0),  # a line of two sentences
+        ("en", ["A headline", "Two is there.", "Three is."], 0.6667, 0.6667),  # one without a mark
+    ],
+)
+def test_boundaries_are_scored_against_the_lines_that_were_joined(code, lines, f1, forgiven):
+    scores = evaluate_segments.score(code, lines).scores()
+    assert (scores["f1"], scores["f1_certain_forgiven"]) == (f1, forgiven)
+
+
+def test_without_sentences_to_join_there_are_no_scores(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--corpus"):
+        evaluate_segments.run(argparse.Namespace(test=tmp_path, corpus=None))
+
+
+def test_the_scores_of_each_language_and_their_mean_are_a_table(tmp_path):
+    (tmp_path / "en.txt").write_text("One is here.\nTwo is there.\n", encoding="utf-8")
+    (tmp_path / "flores200.devtest.en-ja.tsv").write_text(
+        "doc\ten\tja\n\tIt is.\t一。\n\tWe are.\t二。\n", encoding="utf-8"
+    )
+    scores = evaluate_segments.run(argparse.Namespace(test=tmp_path, corpus=tmp_path))["scores"]
+    assert {name: list(of) for name, of in scores.items()} == {"flores": ["en", "ja", "mean"], "corpus": ["en", "mean"]}
+    assert [line.split()[-3:] for line in evaluate_segments.show(scores).splitlines()[1:]] == [["1.0"] * 3] * 5

@@ -230,7 +230,7 @@ def test_terms_of_the_glossary_reach_the_prompt_of_their_segment_only():
 def test_terms_are_counted_over_the_whole_text_and_misses_are_named():
     events = run(ask("AI one.\nAI two. AI three.", glossary=(Term("AI", "IA"),)), SaysBackend("IA est là"))
     finished = events[-1]
-    assert finished.terms == (TermResult("AI", "IA", 3, 2),)
+    assert finished.terms == (TermResult("AI", "IA", 3, 2, ((0, 2), (10, 12))),)
     assert [(warning.code, warning.segment) for warning in finished.warnings] == [("term_missed", 1)]
     assert "“AI”" in finished.warnings[0].message
     assert [event.warnings for event in events if isinstance(event, SegmentDone)] == [(), finished.warnings]

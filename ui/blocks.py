@@ -17,7 +17,7 @@ from ui.text_tab import text_tab
 from ui.theme import theme
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("stream.js", "documents.js", "page.js")
+SCRIPTS = ("stream.js", "files.js", "documents.js", "glossaries.js", "page.js")
 
 # gr.HTML runs ${…} in a template, even in what it has just filled in: only constants may stand in one.
 _HEADER = """

@@ -6,6 +6,7 @@ from typing import get_args
 import gradio as gr
 
 from engine.documents.read import KINDS
+from engine.termbase.read import KINDS as GLOSSARY_KINDS
 from engine.translator import Translator
 from engine.types import Format
 from ui.i18n import label
@@ -29,6 +30,7 @@ _STATUS = """
 _DROP = '<label class="yw-drop"></label>'
 _USE_DROP = f"""window.yiwen.documents.useZone(element.querySelector("label"), "{",".join(KINDS)}")"""
 _USE_LIST = "window.yiwen.documents.useList(element)"
+_USE_GLOSSARIES = f"""window.yiwen.useGlossaries(element, "{",".join(GLOSSARY_KINDS)}")"""
 _NOTES = '<ul id="yw-notes" role="alert"></ul>'
 
 
@@ -66,7 +68,7 @@ def text_tab(translator: Translator) -> tuple[gr.Dropdown, gr.Dataframe]:
                 max_lines=8,
                 elem_id="yw-context",
             )
-        with gr.Accordion(label("terms"), open=False):
+        with gr.Accordion(label("terms"), open=False, elem_id="yw-glossaries"):
             terms = gr.Dataframe(
                 value=[["", ""] for _ in range(TERM_ROWS)],
                 column_count=2,
@@ -80,6 +82,7 @@ def text_tab(translator: Translator) -> tuple[gr.Dropdown, gr.Dataframe]:
                 buttons=[],
             )
             add_row = gr.Button(label("add_row"), elem_id="yw-add-row", size="sm", min_width=0)
+            gr.HTML(html_template="<div></div>", js_on_load=_USE_GLOSSARIES, apply_default_css=False)
         with gr.Accordion(label("document"), open=False, elem_id="yw-document"):
             gr.HTML(html_template=_DROP, js_on_load=_USE_DROP, apply_default_css=False)
             translate_document = gr.Button(
@@ -97,6 +100,9 @@ def text_tab(translator: Translator) -> tuple[gr.Dropdown, gr.Dataframe]:
     stop.click(None, js="() => { window.yiwen.stop() }")
     copy.click(None, js="() => { window.yiwen.copy() }")
     swap.click(None, texts, texts, js="(...values) => window.yiwen.swap(...values)")
+    chosen = [source_language, target_language]
+    for picker in chosen:
+        picker.change(None, chosen, js="(...codes) => { window.yiwen.choosePair(...codes) }")
     source.change(None, [source], js="(text) => { window.yiwen.count(text) }")
     return target_language, terms
 

@@ -33,6 +33,7 @@ class EchoBackend:
             device="none",
             max_context_tokens=max_context_tokens,
             segment_tokens=segment_tokens,
+            translates=False,
         )
         self.running = 0
         self.peak = 0

@@ -5,6 +5,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -18,7 +19,7 @@ from engine.types import FinishReason, ModelInfo, Prompt, TokenChunk
 
 CPU_SLOTS = 8  # more rows share the weights' reading, but one reader's share of two cores gets small
 CUDA_SLOTS = 32
-SLOT_TOKENS = 1_024  # a padded slot is held whole, so it is kept to what a segment, its context and answer take
+PROMPT_TOKENS = 1_024  # a template, the user's context and the text before, or terms; a padded slot is held whole
 KV_SHARE = 0.8  # of the memory left beside the weights; the rest is for activations
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,8 @@ class _Outbox:
 
 
 def slot_tokens(info: ModelInfo) -> int:
-    """The length of a slot: context, segment and an answer twice as long, with room for terms."""
-    return min(info.max_context_tokens, max(SLOT_TOKENS, 4 * info.segment_tokens))
+    """The length of a slot: a prompt, its segment, and an answer of up to three times that."""
+    return min(info.max_context_tokens, PROMPT_TOKENS + 4 * info.segment_tokens)
 
 
 def slots_that_fit(wanted: int, slot_bytes: int, free_bytes: int) -> int:
@@ -68,9 +69,9 @@ def slots_that_fit(wanted: int, slot_bytes: int, free_bytes: int) -> int:
 class LocalBackend:
     def __init__(self, loaded: Loaded, slots: int) -> None:
         self._tokenizer, self._recommended = loaded.tokenizer, loaded.sampling
-        self._info = loaded.info
+        self._info = replace(loaded.info, max_context_tokens=slot_tokens(loaded.info))
         self._weights_bytes = sum(tensor.nbytes for tensor in [*loaded.model.parameters(), *loaded.model.buffers()])
-        self._slot_tokens = slot_tokens(loaded.info)
+        self._slot_tokens = self._info.max_context_tokens
         self._outbox: _Outbox | None = None
         self._batcher = Batcher(Runner(loaded.model, slots, self._slot_tokens), loaded.tokenizer.stop_ids)
 

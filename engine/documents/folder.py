@@ -6,16 +6,16 @@
 
 import json
 import logging
-import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.documents.file import Options
+from engine.files import write_whole
 from engine.types import (
     Finished,
     Guess,
@@ -61,6 +61,10 @@ class Job:
     def ended(self) -> bool:
         return self.status in ("done", "error")
 
+    def forget_glossary(self) -> None:
+        """Once it has ended nobody asks for that again, and a hundred of them would be a gigabyte."""
+        self.order = replace(self.order, request=replace(self.order.request, glossary=()))
+
     @property
     def is_old(self) -> bool:
         return self.ended and time.time() - self.created > KEPT_SECONDS
@@ -79,6 +83,8 @@ def jobs_in(shelf: Path) -> list[Job]:
             log.warning("%s holds no document that this Yiwen can read (%r) and is left as it is", path, error)
             continue
         _read_end(path, job)
+        if job.ended:
+            job.forget_glossary()
         jobs.append(job)
     return sorted(jobs, key=lambda job: job.created)
 
@@ -98,12 +104,12 @@ def _read_end(folder: Path, job: Job) -> None:
 
 def write_order(folder: Path, job: Job, data: bytes) -> None:
     folder.mkdir(mode=0o700)
-    _write(folder / "source", data)
+    write_whole(folder / "source", data)
     _write_json(folder / "order.json", {**asdict(job.order), "created": job.created})
 
 
 def write_answer(folder: Path, result: bytes, answer: Finished) -> None:
-    _write(folder / "result", result)
+    write_whole(folder / "result", result)
     _write_json(folder / "answer.json", asdict(answer))
 
 
@@ -161,13 +167,4 @@ def _answer(said: dict[str, Any]) -> Finished:
 
 
 def _write_json(path: Path, value: object) -> None:
-    _write(path, json.dumps(value).encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    passing = path.with_name(f"{path.name}.new")
-    with passing.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    passing.replace(path)
+    write_whole(path, json.dumps(value).encode())

@@ -7,7 +7,6 @@ import asyncio
 import logging
 import re
 import secrets
-import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -17,8 +16,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
-
+from engine import files
 from engine.documents import folder
 from engine.documents.file import File
 from engine.documents.folder import Job, Order
@@ -49,14 +47,15 @@ class Documents:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._coming = 0
-        self._lock: FileLock | None = None
+        self._taken: files.Taken | None = None
         # One thread for all that takes long: it keeps one core at most from those who wait for an answer, and what is
         # removed is not being written.
         self._thread = ThreadPoolExecutor(1, "documents")
 
     async def start(self) -> None:
         """Takes the shelf, or a passing one where that cannot be had, and goes on with what is unfinished there."""
-        self._shelf, self._lock = await self._in_thread(lambda: _taken(self._shelf))
+        self._taken = await self._in_thread(lambda: files.take(self._shelf / "documents"))
+        self._shelf = self._taken.path
         for job in await self._in_thread(lambda: folder.jobs_in(self._shelf)):
             self._jobs[job.id] = job
             if not job.ended:
@@ -68,10 +67,8 @@ class Documents:
         await _stop(self._tasks.values())
         await self._in_thread(lambda: None)  # what is being written is written
         self._thread.shutdown(wait=False, cancel_futures=True)
-        if self._lock:
-            self._lock.release()
-        else:
-            folder.remove(self._shelf)
+        if self._taken:
+            files.leave(self._taken)
 
     async def add(self, data: bytes, order: Order) -> Job:
         """Raises what is wrong with the file or the request; what comes up later is in the job's `error`."""
@@ -149,6 +146,7 @@ class Documents:
                 finished = await self._translated(job, file, place)
                 job.answer = await self._in_thread(lambda: _save(file, finished, place))
                 job.status = "done"
+                job.forget_glossary()
         except YiwenError as error:
             self._fail(job, str(error), error.code)
         except Exception:  # the end of a task: the document would seem under way for ever
@@ -196,6 +194,7 @@ class Documents:
 
     def _fail(self, job: Job, sentence: str, code: str) -> None:
         job.status, job.error = "error", (sentence, code)
+        job.forget_glossary()
         folder.write_error(self._shelf / job.id, sentence, code)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
@@ -207,21 +206,6 @@ async def _stop(tasks: Iterable[asyncio.Task[None]]) -> None:
     for task in stopping:
         task.cancel()
     await asyncio.gather(*stopping, return_exceptions=True)
-
-
-def _taken(shelf: Path) -> tuple[Path, FileLock | None]:
-    shelf = shelf.expanduser() / "documents"
-    try:
-        shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = FileLock(shelf / ".lock", thread_local=False)
-        lock.acquire(blocking=False)
-        return shelf, lock
-    except Timeout:
-        why = "another Yiwen works in it"
-    except OSError as error:
-        why = error.strerror or str(error)
-    log.warning("%s cannot be used (%s): documents will not outlive a restart; choose another --data-dir", shelf, why)
-    return Path(tempfile.mkdtemp(prefix="yiwen-")), None
 
 
 def _read_again(place: Path, order: Order) -> File:

@@ -21,7 +21,7 @@ from engine.inference.tokenizer import ChatTokenizer
 from engine.languages import LANGUAGES
 from engine.types import Family, ModelInfo, Sampling
 
-HY_MT_SEGMENT_TOKENS = 1_000  # HY-MT shortens texts well above this (reports of its users, Tencent's own 4k ceiling)
+HY_MT_SEGMENT_TOKENS = 512  # HY-MT shortens texts above one or two thousand (reports of its users)
 HY_MT_CONTEXT_TOKENS = 8_192  # prompt and answer: "about 8k" by a Tencent engineer
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LICENCES: dict[Family, str] = {

@@ -311,6 +311,39 @@ def restore(block: Block, text: str, escape: Callable[[str], str]) -> str:
     return "".join(parts)
 
 
+def restored_places(
+    block: Block, text: str, escape: Callable[[str], str], places: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Stretches of the bare `text` (see `bare`) as stretches of its source (see `restore`). One that begins or ends in
+    a run that is spelt in a way of its own is left out. `escape` must not look around."""
+    runs: list[tuple[int, int, str]] = []  # where each begins in the bare text, where in the source, and what it is
+    at = written = 0
+    for piece in pieces(text, block.tags):
+        if isinstance(piece, str):
+            runs.append((at, written, piece))
+            at += len(piece)
+            written += len(block.spelling.get(piece) or escape(piece))
+        else:
+            written += len(block.tags[piece.number][0 if piece.kind == "open" else 1])
+
+    def in_source(place: int, run: tuple[int, int, str]) -> int | None:
+        start, written, words = run
+        if block.spelling.get(words, words) != words:
+            return None
+        return written + (place - start if words in block.spelling else len(escape(words[: place - start])))
+
+    found = []
+    for start, end in places:
+        first = next((run for run in runs if run[0] <= start < run[0] + len(run[2])), None)
+        last = next((run for run in runs if run[0] < end <= run[0] + len(run[2])), None)
+        if first is None or last is None:
+            continue
+        ends = in_source(start, first), in_source(end, last)
+        if ends[0] is not None and ends[1] is not None:
+            found.append((ends[0], ends[1]))
+    return found
+
+
 class Restorer:
     """Restores an answer while it comes. What it gives is always well nested; each tag opens once at the most.
 

@@ -10,9 +10,10 @@ from starlette.exceptions import HTTPException
 from engine.documents.store import Documents
 from engine.metrics import Metrics
 from engine.scheduler import Scheduler
-from engine.server import documents, errors, health, rest, websocket
+from engine.server import documents, errors, glossaries, health, rest, websocket
 from engine.server.limits import LimitBody
 from engine.server.origin import OwnPageOnly
+from engine.termbase.store import Glossaries
 from engine.translator import Translator
 
 _ALL_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -23,23 +24,26 @@ def create_app(
     scheduler: Scheduler,
     metrics: Metrics,
     close: Callable[[], Awaitable[None]],
-    store: Documents,
+    document_store: Documents,
+    glossary_store: Glossaries,
     max_upload_mb: int = 50,
 ) -> FastAPI:
     """`close` is awaited when the server stops. A page may be mounted at `/` afterwards."""
     self_test = health.SelfTest(translator)
-    uploads = {documents.PATH: max_upload_mb * 1024**2}
+    uploads = dict.fromkeys((documents.PATH, glossaries.PATH), max_upload_mb * 1024**2)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
         testing = asyncio.create_task(self_test.run())
-        await store.start()
+        await document_store.start()
+        await glossary_store.start()
         try:
             yield
         finally:
             testing.cancel()
             await asyncio.gather(testing, return_exceptions=True)
-            await store.close()
+            await document_store.close()
+            await glossary_store.close()
             await close()
 
     app = FastAPI(
@@ -53,9 +57,10 @@ def create_app(
     app.add_middleware(OwnPageOnly)  # the last added is asked first
     errors.add_handlers(app)
     faces = (
-        rest.router(translator, metrics),
-        websocket.router(translator, metrics),
-        documents.router(store),
+        rest.router(translator, metrics, glossary_store),
+        websocket.router(translator, metrics, glossary_store),
+        documents.router(document_store, glossary_store),
+        glossaries.router(glossary_store),
         health.router(translator, scheduler, metrics, self_test),
     )
     for face in faces:

@@ -11,6 +11,7 @@ from engine.errors import InvalidRequest, UnsupportedMedia
 from engine.server import wire
 from engine.server.forms import MULTIPART, media_type
 from engine.server.limits import MAX_BODY_BYTES
+from engine.termbase.store import Glossaries
 from engine.types import new_id
 
 PATH = "/documents"
@@ -23,7 +24,8 @@ _SCHEMA = wire.DocumentFields.model_json_schema(
 _FORM = {**_SCHEMA, "properties": {**_FILE, **_SCHEMA["properties"]}, "required": ["file", "target_lang"]}
 _ERRORS = wire.refusals(
     {
-        400: "An empty file, an unknown language, the same language twice",
+        400: "An empty file, an unknown language, the same language twice, a glossary of other languages",
+        404: "No such glossary",
         413: "The file or its text is too long",
         415: "No form, or a file of a kind that is not translated",
         422: "A damaged or protected file, or a field of the wrong kind",
@@ -34,7 +36,7 @@ _MISSING = wire.refusals({404: "No such document"})
 _EARLY = wire.refusals({409: "Not translated yet"})
 
 
-def router(store: Documents) -> APIRouter:
+def router(store: Documents, glossaries: Glossaries) -> APIRouter:
     api = APIRouter()
 
     @api.post(
@@ -56,7 +58,7 @@ def router(store: Documents) -> APIRouter:
             others = [(name, value) for name, value in form.multi_items() if name != "file"]
             fields = wire.read_fields(wire.read_form(others), wire.DocumentFields)
             name, data = file.filename or "", await file.read()
-        asked = wire.to_request(fields, "", new_id())
+        asked = await wire.to_request(fields, "", new_id(), glossaries)
         options = Options(exclude=tuple(fields.exclude), retranslate=fields.retranslate)
         job = await store.add(data, Order(name, asked, options))
         return JSONResponse(_answer(job), 202, {"Location": f"{request.scope.get('root_path', '')}{PATH}/{job.id}"})
@@ -98,5 +100,6 @@ def _answer(job: Job) -> wire.JsonObject:
         known["error"], known["code"] = job.error
     if job.answer:
         known |= {**wire.answer(job.answer), "result_name": result_name(job)}
+        known["terms"] = [wire.counts(term) for term in job.answer.terms]  # the file has them, and we no places in it
         del known["translation"]
     return known

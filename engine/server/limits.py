@@ -21,7 +21,7 @@ class LimitBody:
     """Counts each body as it comes in, so that chunked bodies are limited too.
 
     FastAPI's own `max_body_size` answers in plain text, and before the client has finished sending. `uploads` are
-    the paths whose bodies may be larger, and how many bytes those may have.
+    the paths whose bodies may be larger, as may be those of what stands below them, and how many bytes those may have.
     """
 
     def __init__(self, app: ASGIApp, uploads: Mapping[str, int]) -> None:
@@ -32,7 +32,7 @@ class LimitBody:
         refusal: BodyTooLarge | None = None
 
         path = scope.get("path", "").removeprefix(scope.get("root_path", "")) or "/"
-        max_bytes = self._uploads.get(path, MAX_BODY_BYTES)
+        max_bytes = self._uploads.get("/".join(path.split("/", 2)[:2]), MAX_BODY_BYTES)
 
         async def limited() -> Message:
             nonlocal received_bytes, refusal

@@ -1,10 +1,10 @@
-"""`POST /translate` and `GET /languages`. Knows HTTP and the door; what a request looks like is `wire`'s."""
+"""`/translate`, `/detect` and `/languages`. Knows HTTP and the door; what a request looks like is `wire`'s."""
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -12,14 +12,16 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from engine.detect import detect, is_certain
 from engine.errors import InvalidRequest, RequestError, UnsupportedMedia, YiwenError
 from engine.languages import LANGUAGES
 from engine.metrics import Metrics
 from engine.server import wire
 from engine.server.forms import MULTIPART, URLENCODED, media_type
 from engine.server.limits import MAX_BODY_BYTES
+from engine.termbase.store import Glossaries
 from engine.translator import Translator
-from engine.types import Finished, TranslationEvent, TranslationRequest, new_id
+from engine.types import Finished, Guess, TranslationEvent, TranslationRequest, new_id
 
 TEXTS_AT_ONCE = 32  # of one list: the rest wait here, so that a long list does not fill the scheduler alone
 MAX_FORM_FIELDS = 1000  # as Starlette has it for multipart
@@ -29,10 +31,12 @@ _FORMS = (URLENCODED, MULTIPART)
 # Where the schema of the body will stand in /openapi.json, so that its parts can point at each other.
 _BODY_SCHEMA = "#/paths/~1translate/post/requestBody/content/application~1json/schema/$defs/{model}"
 _SCHEMA = wire.TranslateFields.model_json_schema(ref_template=_BODY_SCHEMA)
+_DETECT_SCHEMA = wire.DetectFields.model_json_schema()
 _ERRORS = wire.refusals(
     {
-        400: "Nothing to translate, an unknown language, the same language twice, or broken JSON",
+        400: "Nothing to translate, an unknown language, the same language twice, a glossary of others, or broken JSON",
         403: "A page of another host asked",
+        404: "No such glossary",
         413: "The text or the request is too long",
         415: "Neither JSON nor a form",
         422: "A field is missing, unknown or of the wrong kind",
@@ -40,12 +44,14 @@ _ERRORS = wire.refusals(
     }
 )
 
+_DETECT_ERRORS = wire.refusals({status: str(_ERRORS[status]["description"]) for status in (403, 413, 415, 422)})
+
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Events = AsyncGenerator[TranslationEvent, None]
 
 
-def router(translator: Translator, metrics: Metrics) -> APIRouter:
+def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> APIRouter:
     api = APIRouter()
 
     @api.post(
@@ -60,7 +66,7 @@ def router(translator: Translator, metrics: Metrics) -> APIRouter:
         fields = wire.read_fields(await _read(request), wire.TranslateFields)
         texts = [fields.text] if isinstance(fields.text, str) else fields.text
         run_id = new_id()  # one for all texts of a list: they take turns with other requests as one
-        first = wire.to_request(fields, texts[0], run_id)
+        first = await wire.to_request(fields, texts[0], run_id, glossaries)
         requests = [replace(first, text=text) for text in texts]
         if fields.stream:
             if not isinstance(fields.text, str):
@@ -73,11 +79,31 @@ def router(translator: Translator, metrics: Metrics) -> APIRouter:
         one = isinstance(fields.text, str)
         return JSONResponse(wire.answer(finished[0]) if one else wire.answer_for_list(finished))
 
+    @api.post(
+        "/detect",
+        summary="Which language a text is in, or each of a list of texts",
+        description="Among all languages that Yiwen knows, also those that the model lacks.",
+        responses={200: {"model": wire.DetectAnswer}, **_DETECT_ERRORS},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _DETECT_SCHEMA}}}},
+    )
+    async def which(request: Request) -> Response:
+        fields = wire.read_fields(await _read(request), wire.DetectFields)
+        texts = [fields.text] if isinstance(fields.text, str) else fields.text
+        guesses = await asyncio.to_thread(lambda: [_detected(text) for text in texts])
+        each = [{"detection": [asdict(guess) for guess in found], "certain": is_certain(found)} for found in guesses]
+        one = isinstance(fields.text, str)
+        return JSONResponse(each[0] if one else {name: [said[name] for said in each] for name in each[0]})
+
     @api.get("/languages", summary="The languages of the model")
     async def languages() -> list[wire.LanguageAnswer]:
         return [wire.language_answer(LANGUAGES[code]) for code in translator.info.languages]
 
     return api
+
+
+def _detected(text: str) -> tuple[Guess, ...]:
+    """Half a character, which JSON can say and no encoding has, is passed over."""
+    return detect(text.encode(errors="ignore").decode(), LANGUAGES)
 
 
 class EventStream(Response):

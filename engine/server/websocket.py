@@ -14,8 +14,9 @@ from engine.errors import DuplicateRun, InvalidRequest, Overloaded, YiwenError
 from engine.metrics import Metrics
 from engine.server import wire
 from engine.server.limits import MAX_BODY_BYTES, BodyTooLarge
+from engine.termbase.store import Glossaries
 from engine.translator import Translator
-from engine.types import TranslationRequest, new_id
+from engine.types import new_id
 
 MAX_RUNS = 16  # on one socket; a page uses one or two
 MAX_ID_CHARACTERS = 128
@@ -23,22 +24,23 @@ MAX_ID_CHARACTERS = 128
 log = logging.getLogger(__name__)
 
 
-def router(translator: Translator, metrics: Metrics) -> APIRouter:
+def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> APIRouter:
     api = APIRouter()
 
     @api.websocket("/ws/translate")
     async def translate(websocket: WebSocket) -> None:
         await websocket.accept()
-        await _Socket(websocket, translator, metrics).serve()
+        await _Socket(websocket, translator, metrics, glossaries).serve()
 
     return api
 
 
 class _Socket:
-    def __init__(self, websocket: WebSocket, translator: Translator, metrics: Metrics) -> None:
+    def __init__(self, websocket: WebSocket, translator: Translator, metrics: Metrics, glossaries: Glossaries) -> None:
         self._websocket = websocket
         self._translator = translator
         self._metrics = metrics
+        self._glossaries = glossaries
         self._runs: dict[str, asyncio.Task[None]] = {}
 
     async def serve(self) -> None:
@@ -74,13 +76,13 @@ class _Socket:
         read = wire.read_fields(fields, wire.TranslateFields)
         if not isinstance(read.text, str):
             raise InvalidRequest("text must be a string: a run carries one text.")
-        # The client's id is its own; the scheduler's is new, since two sockets may both call a run 'r1'.
-        request = wire.to_request(read, read.text, new_id())
-        task = self._runs[run_id] = asyncio.create_task(self._run(run_id, request))
+        task = self._runs[run_id] = asyncio.create_task(self._run(run_id, read, read.text))
         task.add_done_callback(lambda _: self._runs.pop(run_id))  # also when cancelled before its first step
 
-    async def _run(self, run_id: str, request: TranslationRequest) -> None:
+    async def _run(self, run_id: str, fields: wire.TranslateFields, text: str) -> None:
         try:
+            # The client's id is its own; the scheduler's is new, since two sockets may both call a run 'r1'.
+            request = await wire.to_request(fields, text, new_id(), self._glossaries)
             async with aclosing(self._metrics.observe(self._translator.stream(request))) as events:
                 async for event in events:
                     await self._send(wire.event_message(run_id, event))

@@ -10,8 +10,11 @@ from typing import Annotated, Any, Literal, TypeVar, assert_never
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import InvalidRequest, RequestError
-from engine.languages import Language
+from engine.languages import LANGUAGES, Language, resolve_any
 from engine.server.errors import describe
+from engine.termbase.entries import MAX_NOTE_CHARACTERS, MAX_TERM_CHARACTERS
+from engine.termbase.entries import MAX_TERMS as MAX_STORED_TERMS
+from engine.termbase.store import Glossaries, Stored
 from engine.types import (
     Finished,
     Format,
@@ -20,6 +23,7 @@ from engine.types import (
     SegmentDone,
     Started,
     Term,
+    TermResult,
     TextDelta,
     TextReplaced,
     TranslationEvent,
@@ -28,16 +32,20 @@ from engine.types import (
 
 MAX_TEXTS = 256  # in one list; each is a request of its own to the scheduler
 MAX_TERMS = 10_000  # in the glossary of one request
-MAX_TERM_CHARACTERS = 256  # a longer one is no term, and sixteen of them would fill a prompt
+MAX_NAME_CHARACTERS = 150  # of a glossary
 AUTO = "auto"
 
 JsonObject = dict[str, Any]
-AnyFields = TypeVar("AnyFields", bound="Fields")
+AnyFields = TypeVar("AnyFields", bound=BaseModel)
 Word = Annotated[str, Field(max_length=MAX_TERM_CHARACTERS)]
 
 
 class BrokenJson(RequestError):
     code = "broken_json"
+
+
+class GlossaryMismatch(RequestError):
+    code = "glossary_mismatch"
 
 
 class SamplingFields(BaseModel):
@@ -54,6 +62,25 @@ class SamplingFields(BaseModel):
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")
 
 
+class TermFields(BaseModel):
+    """A term of a glossary that is to be stored; what is wrong with it is told by its row."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str
+    target: str = Field(default="", description="empty: the source is to be kept as it is")
+    case: bool = Field(default=False, description="whether it is meant in this letter case only")
+    note: str = Field(default="", description="for people; no model sees it")
+
+
+class InlineTermFields(TermFields):
+    """A term of a request's own glossary."""
+
+    source: Word = Field(min_length=1)
+    target: Word = Field(default="", description="empty: the source is to be kept as it is")
+    note: str = Field(default="", max_length=MAX_NOTE_CHARACTERS, description="for people; no model sees it")
+
+
 class Fields(BaseModel):
     """What every translation may be asked with. A description ends the sentence 'the field must be …' in an error."""
 
@@ -61,13 +88,15 @@ class Fields(BaseModel):
 
     target_lang: str = Field(description="the code of a language, such as en", examples=["en"])
     source_lang: str = Field(default=AUTO, description="the code of a language, such as zh, or auto")
+    source_hint: str = Field(default="", description="the code of the language to take where detection is unsure")
     context: str = Field(default="", description="a string: what the text is about, or what stands before it")
     context_mode: bool = Field(default=False, description="true or false: show the model the text before each segment")
-    glossary: dict[Word, Word] = Field(
+    glossary: dict[Word, Word] | list[InlineTermFields] = Field(
         default_factory=dict,
-        description=f"an object {{source: target}} of at most {MAX_TERMS:,} strings, "
-        f"none with more than {MAX_TERM_CHARACTERS} characters",
+        description=f"an object {{source: target}} of at most {MAX_TERMS:,} strings, none with more than "
+        f"{MAX_TERM_CHARACTERS} characters, or a list of as many objects {{source, target, case, note}}",
     )
+    glossary_id: str = Field(default="", description="the id of a stored glossary, whose terms come after these")
     sampling: SamplingFields = Field(default_factory=SamplingFields, description="an object")
 
 
@@ -107,6 +136,60 @@ class TranslateFields(Fields):
     stream: bool = Field(default=False, description="true or false")
 
 
+class GlossaryFields(BaseModel):
+    """A glossary that is to be stored. A description ends the sentence 'the field must be …' in an error."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "Trams",
+                    "source_lang": "de",
+                    "target_lang": "en",
+                    "terms": [{"source": "Fahrleitung", "target": "overhead line"}, {"source": "Variobahn"}],
+                },
+            ]
+        },
+    )
+
+    name: str = Field(
+        min_length=1, max_length=MAX_NAME_CHARACTERS, description=f"a string of 1 to {MAX_NAME_CHARACTERS} characters"
+    )
+    source_lang: str = Field(description="the code of a language, such as zh", examples=["de"])
+    target_lang: str = Field(description="the code of a language, such as en", examples=["en"])
+    glossary: dict[str, str] | list[TermFields] | None = Field(
+        default=None, description=f"an object {{source: target}} of at most {MAX_STORED_TERMS:,} strings, or as terms"
+    )
+    terms: list[TermFields] | None = Field(
+        default=None, description=f"a list of at most {MAX_STORED_TERMS:,} objects {{source, target, case, note}}"
+    )
+
+
+class GlossaryFileFields(BaseModel):
+    """What comes with a glossary's file, as the fields of the same form."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(
+        default="",
+        max_length=MAX_NAME_CHARACTERS,
+        description=f"a string of at most {MAX_NAME_CHARACTERS} characters; empty: the file's name",
+    )
+    source_lang: str = Field(default="", description="the code of a language; empty: as the file says")
+    target_lang: str = Field(default="", description="the code of a language; empty: as the file says")
+
+
+class DetectFields(BaseModel):
+    """A description ends the sentence 'the field must be …' in an error."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"text": "混元很有用。"}]})
+
+    text: str | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
+        description=f"a string, or a list of 1 to {MAX_TEXTS} strings"
+    )
+
+
 class Guess(BaseModel):
     lang: str
     score: float = Field(description="a probability, 0 to 1")
@@ -117,6 +200,11 @@ class TermAnswer(BaseModel):
     target: str
     count: int = Field(description="how often the source occurs")
     applied: int = Field(description="in how many of those places the target was found")
+    places: list[tuple[int, int]] | None = Field(
+        default=None,
+        description="where in the translation, as [start, end] in characters (Unicode code points); "
+        "not there for a list of texts or a document",
+    )
 
 
 class WarningAnswer(BaseModel):
@@ -165,6 +253,36 @@ class DocumentAnswer(BaseModel):
     code: str | None = None
 
 
+class GlossaryAnswer(BaseModel):
+    id: str = Field(examples=["0b7b8a3e-6a5c-4b0e-9a53-0d7c4f3f5f0a"])
+    name: str
+    source_lang: str
+    target_lang: str
+    term_count: int
+    created: int = Field(description="seconds since 1970")
+
+
+class ProblemAnswer(BaseModel):
+    row: int = Field(description="of the file or the list, from 1; 0 for the whole")
+    code: str
+    message: str
+
+
+class StoredAnswer(GlossaryAnswer):
+    problems: list[ProblemAnswer] = Field(description="what was left out, and what was taken with doubts")
+
+
+class WholeGlossaryAnswer(GlossaryAnswer):
+    terms: list[TermFields]
+
+
+class DetectAnswer(BaseModel):
+    """For a list of texts both are lists in the same order."""
+
+    detection: list[Guess] | list[list[Guess]] = Field(description="likeliest first; empty for a text without letters")
+    certain: bool | list[bool] = Field(description="false: better ask the user")
+
+
 class ErrorAnswer(BaseModel):
     error: str = Field(examples=["This model does not speak 'xx'; choose one of: zh, en, fr."])
     code: str = Field(examples=["unknown_language"])
@@ -176,6 +294,7 @@ class LanguageAnswer(BaseModel):
     name_zh: str = Field(examples=["繁体中文"])
     name_own: str = Field(examples=["繁體中文"])
     direction: Literal["ltr", "rtl"]
+    script: str = Field(examples=["Hant"])
 
 
 def refusals(by_status: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
@@ -207,7 +326,7 @@ def read_form(form: Sequence[tuple[str, object]]) -> JsonObject:
     return fields
 
 
-def read_fields(data: object, model: type[AnyFields]) -> AnyFields:
+def read_fields(data: object, model: type[AnyFields], max_terms: int = MAX_TERMS) -> AnyFields:
     """Raises `InvalidRequest` with one sentence, the first thing that is off."""
     if not isinstance(data, dict):
         raise InvalidRequest('The request must be one JSON object, such as {"text": "你好", "target_lang": "en"}.')
@@ -217,8 +336,13 @@ def read_fields(data: object, model: type[AnyFields]) -> AnyFields:
     _refuse_unknown(fields, model)
     if isinstance(sampling := fields.get("sampling"), dict):
         _refuse_unknown(sampling, SamplingFields)
-    if isinstance(glossary := fields.get("glossary"), dict) and len(glossary) > MAX_TERMS:
-        raise InvalidRequest(_must_be(model, "glossary"))
+    for name in ("glossary", "terms"):
+        if isinstance(terms := fields.get(name), dict | list):
+            if len(terms) > max_terms:
+                raise InvalidRequest(_must_be(model, name))
+            for term in terms if isinstance(terms, list) else ():
+                if isinstance(term, dict):
+                    _refuse_unknown(term, TermFields)
     try:
         return model.model_validate(fields)
     except ValidationError as error:
@@ -226,19 +350,51 @@ def read_fields(data: object, model: type[AnyFields]) -> AnyFields:
         raise InvalidRequest(_must_be(model, *problem["loc"], missing=problem["type"] == "missing")) from error
 
 
-def to_request(fields: Fields, text: str, request_id: str) -> TranslationRequest:
-    """`text` is that of `fields` or one of them, or empty where it is in a document."""
+async def to_request(fields: Fields, text: str, request_id: str, glossaries: Glossaries) -> TranslationRequest:
+    """`text` is that of `fields` or one of them, or empty where it is in a document.
+
+    Raises `NoSuchGlossary`, and `GlossaryMismatch` for one of another pair of languages.
+    """
+    glossary = to_terms(fields.glossary)
+    if fields.glossary_id:
+        stored = await glossaries.get(fields.glossary_id)
+        _refuse_other_pair(stored, _named(fields.source_lang), fields.target_lang)
+        glossary += stored.terms  # after those of the request: of two with one source the first counts
     return TranslationRequest(
         text=text,
         target=fields.target_lang,
-        source=None if fields.source_lang.strip().casefold() in ("", AUTO) else fields.source_lang,
+        source=_named(fields.source_lang),
+        likely=_named(fields.source_hint),
         format=fields.format if isinstance(fields, TranslateFields) else "auto",
-        glossary=tuple(Term(source, target) for source, target in fields.glossary.items()),
+        glossary=glossary,
         context=fields.context,
         context_mode=fields.context_mode,
         sampling=Sampling(**fields.sampling.model_dump()),
         id=request_id,
     )
+
+
+def to_terms(glossary: Mapping[str, str] | Sequence[TermFields]) -> tuple[Term, ...]:
+    if isinstance(glossary, Mapping):
+        return tuple(Term(source, target) for source, target in glossary.items())
+    return tuple(Term(term.source, term.target, term.case, term.note) for term in glossary)
+
+
+def _named(code: str) -> str | None:
+    """None where it is left to us."""
+    return None if code.strip().casefold() in ("", AUTO) else code
+
+
+def _refuse_other_pair(stored: Stored, source: str | None, target: str) -> None:
+    """Codes that nobody knows are left to the translator, which lists those it knows."""
+    ours, theirs = resolve_any(target), source and resolve_any(source)
+    if ours and (ours != stored.target_lang or (theirs and theirs != stored.source_lang)):
+        asked = f"from {LANGUAGES[theirs].english} " if theirs else ""
+        raise GlossaryMismatch(
+            f"The glossary {stored.name!r} is from {LANGUAGES[stored.source_lang].english} to "
+            f"{LANGUAGES[stored.target_lang].english}, and the request {asked}to {LANGUAGES[ours].english}; "
+            "choose one of the same two languages."
+        )
 
 
 def to_json(message: JsonObject) -> str:
@@ -278,7 +434,7 @@ def answer(finished: Finished) -> JsonObject:
         "translation": finished.text,
         "detected_source_lang": finished.source,
         "detection": [asdict(guess) for guess in finished.detection],
-        "terms": [asdict(term) for term in finished.terms],
+        "terms": [{**counts(term), "places": term.places} for term in finished.terms],
         "warnings": [asdict(warning) for warning in finished.warnings],
         "usage": {
             "segments": finished.segments,
@@ -290,20 +446,26 @@ def answer(finished: Finished) -> JsonObject:
     }
 
 
+def counts(term: TermResult) -> JsonObject:
+    """A term's result where there is no one translation that it could have places in."""
+    return {"source": term.source, "target": term.target, "count": term.count, "applied": term.applied}
+
+
 def answer_for_list(finished: Sequence[Finished]) -> JsonObject:
-    """One answer of many: `terms` are summed, `warnings` say which text, `seconds` is the slowest (all ran at once)."""
+    """One answer of many: `terms` are summed and have no places, `warnings` say which text, `seconds` is the slowest,
+    since all ran at once."""
     answers = [answer(one) for one in finished]
-    counts: Counter[tuple[str, str]] = Counter()
+    found: Counter[tuple[str, str]] = Counter()
     applied: Counter[tuple[str, str]] = Counter()
     for one in finished:
         for term in one.terms:
-            counts[term.source, term.target] += term.count
+            found[term.source, term.target] += term.count
             applied[term.source, term.target] += term.applied
     return {
         **{name: [one[name] for one in answers] for name in ("translation", "detected_source_lang", "detection")},
         "terms": [
-            {"source": source, "target": target, "count": count, "applied": applied[source, target]}
-            for (source, target), count in counts.items()
+            counts(TermResult(source, target, count, applied[source, target]))
+            for (source, target), count in found.items()
         ],
         "warnings": [{**warning, "text": index} for index, one in enumerate(answers) for warning in one["warnings"]],
         "usage": {
@@ -323,6 +485,7 @@ def language_answer(language: Language) -> LanguageAnswer:
         name_zh=language.chinese,
         name_own=language.own,
         direction=language.direction,
+        script=language.script,
     )
 
 

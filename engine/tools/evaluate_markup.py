@@ -7,6 +7,7 @@ careless model could have given. Structure is what `markup.verify` sees. Accents
 there is text in it; hostile text may come where none was; what was damaged may have another order.
 """
 
+import argparse
 import json
 import random
 import re
@@ -25,6 +26,7 @@ from engine.markup.parse import PARSERS, Markup
 from engine.markup.spans import rebuild, remembering
 from engine.types import Block, Document
 
+ABOUT = "documents that come back, structure kept, marks mended; no model"
 FIXTURES = Path(__file__).parents[2] / "tests" / "fixtures" / "markup"
 LONGEST_INSTALLED = 3_000_000  # bytes of a file in site-packages; what is longer is a program in a page
 SEED = 5
@@ -392,11 +394,15 @@ def _score_damage(block: Answer, counts: Counter[str], dice: random.Random) -> s
 # the run
 
 
-def run(folder: Path | None) -> dict[str, Any]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--corpus", type=Path, help="folder of specifications, tests and pages (default: our fixtures)")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Scores of our own corpora and, where there is a folder of others, of those and of what packages brought."""
     corpora = list(own_corpora())
-    if folder is not None:
-        corpora += [*shared_corpora(folder), *installed_corpora()]
+    if arguments.corpus is not None:
+        corpora += [*shared_corpora(arguments.corpus), *installed_corpora()]
     corpora = [corpus for corpus in corpora if corpus.documents or corpus.answers]
     scores = {}
     with tqdm(total=sum(len(corpus.documents) + len(corpus.answers) for corpus in corpora), mininterval=1) as bar:
@@ -406,7 +412,7 @@ def run(folder: Path | None) -> dict[str, Any]:
     return {"task": "markup", "scores": scores}
 
 
-def show(scores: Mapping[str, Mapping[str, Any]]) -> str:
+def show(scores: dict[str, Any]) -> str:
     """The scores as a table to read.
 
     Of each translation: skeletons kept → kept once the blocks at fault, so many, have their source again.

@@ -10,8 +10,9 @@ window.yiwenDocuments = (root, { say, element }) => {
   const rows = new Map(); // document's id → what shows it
   const list = element("ul", "yw-documents");
   const hint = element("span", "", say("document_hint"));
-  const picker = element("input", "");
+  const { useZone, asked, button } = window.yiwenFiles(say, element);
   let chosen = null; // the file that waits for its button
+  let picker = null;
 
   const address = (id, rest = "") => new URL(`documents/${id}${rest}`, root);
   const ended = ({ status }) => status === "done" || status === "error";
@@ -34,34 +35,10 @@ window.yiwenDocuments = (root, { say, element }) => {
     }
   }
 
-  // The answer's body; { missing } where there is no such document; { trouble } where it may go better later.
-  async function asked(url, options) {
-    try {
-      const answer = await fetch(url, options);
-      const body = answer.status === 204 ? {} : await answer.json().catch(() => ({}));
-      if (answer.ok) return body;
-      if (answer.status === 404) return { missing: true };
-      return { trouble: body.error ?? say("document_refused", { status: answer.status }) };
-    } catch {
-      return { trouble: say("unreachable") };
-    }
-  }
-
-  function choose(file) {
-    chosen = file ?? null;
+  function choose(file, from = null) {
+    chosen = file;
+    picker = from;
     hint.textContent = chosen ? chosen.name : say("document_hint");
-  }
-
-  // The place where files are dropped or chosen, of these `kinds`: ".txt,.md"
-  function useZone(zone, kinds) {
-    Object.assign(picker, { type: "file", id: "yw-file", accept: kinds });
-    picker.onchange = () => choose(picker.files[0]);
-    zone.ondragover = (event) => event.preventDefault();
-    zone.ondrop = (event) => {
-      event.preventDefault();
-      choose(event.dataTransfer.files[0]);
-    };
-    zone.replaceChildren(picker, hint);
   }
 
   function made(name) {
@@ -75,13 +52,6 @@ window.yiwenDocuments = (root, { say, element }) => {
     row.append(title, bar, said, actions);
     list.prepend(row);
     return { row, title, bar, said, actions, shown: "" };
-  }
-
-  function button(label, act) {
-    const made = element("button", "", say(label));
-    made.type = "button";
-    made.onclick = act;
-    return made;
   }
 
   function refused(view, sentence) {
@@ -149,8 +119,8 @@ window.yiwenDocuments = (root, { say, element }) => {
     const sending = new AbortController();
     view.said.textContent = say("document_sending");
     view.actions.replaceChildren(button("cancel", () => (view.row.remove(), sending.abort())));
+    if (picker) picker.value = "";
     choose(null);
-    picker.value = "";
     const answer = await asked(new URL("documents", root), { method: "POST", body: form, signal: sending.signal });
     if (!answer.id) return refused(view, answer.trouble ?? say("unreachable"));
     rows.set(answer.id, view);
@@ -171,5 +141,10 @@ window.yiwenDocuments = (root, { say, element }) => {
     return ids.length > 0;
   }
 
-  return { useZone, useList: (place) => place.append(list), start, resume };
+  return {
+    useZone: (zone, kinds) => useZone(zone, { id: "yw-file", kinds, hint, choose }),
+    useList: (place) => place.append(list),
+    start,
+    resume,
+  };
 };

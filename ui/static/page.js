@@ -6,6 +6,7 @@
 window.yiwen = (() => {
   const FRAME_MS = 33; // at most 30 paints a second, however fast the tokens come
   const COUNT_AFTER_MS = 400; // of quiet, before the server is asked for a token count
+  const LAST_SOURCE = "yiwen-source";
 
   const { text, chineseLocales, languages, maxTextTokens, model, licence } = window.YIWEN;
   const chinese = chineseLocales.includes(navigator.language); // the choice that gr.I18n makes for the labels
@@ -59,7 +60,45 @@ window.yiwen = (() => {
     });
   }
 
+  // Where the terms stand: `places` count characters, and a text node counts halves of pairs.
+  function markTerms(terms) {
+    if (!window.Highlight) return; // a browser without them shows the words plain
+    const nodes = [...output().childNodes];
+    const at = halves(output().textContent);
+    const ranges = terms.flatMap(({ places }) => places ?? []).map(([start, end]) => {
+      const range = new Range();
+      range.setStart(...within(nodes, at(start), false));
+      range.setEnd(...within(nodes, at(end), true));
+      return range;
+    });
+    CSS.highlights.set("yw-term", new Highlight(...ranges));
+  }
+
+  // Characters → halves, as JavaScript counts.
+  function halves(text) {
+    const starts = [];
+    if (/[\ud800-\udbff]/.test(text)) {
+      let half = 0;
+      for (const character of text) {
+        starts.push(half);
+        half += character.length;
+      }
+      starts.push(half);
+    }
+    return (place) => starts[place] ?? place;
+  }
+
+  // The node and the place in it; at a border that of the node before where something `ends` there.
+  function within(nodes, place, ends) {
+    for (const node of nodes) {
+      if (place < node.length || (ends && place === node.length)) return [node, place];
+      place -= node.length;
+    }
+    return [nodes.at(-1), nodes.at(-1).length];
+  }
+
   function show(translation, lang) {
+    window.CSS.highlights?.delete("yw-term");
     pending = [];
     segments = new Map();
     const box = output();
@@ -148,6 +187,7 @@ window.yiwen = (() => {
     done: (message) => {
       flush();
       if (output().textContent !== message.translation) show(message.translation, target);
+      markTerms(message.terms);
       busy(false);
       sayDone(message);
     },
@@ -161,17 +201,44 @@ window.yiwen = (() => {
   };
 
   const documents = window.yiwenDocuments(document.baseURI, { say, element });
+  const glossaries = window.yiwenGlossaries(document.baseURI, { say, element, languageName, languages });
   const stream = window.yiwenStream(document.baseURI, (message) => on[message.type]?.(message));
 
   // ── the buttons ───────────────────────────────────────────────────────────────────────────────────────────────
 
   function glossary(terms) {
     const rows = terms.data.map((row) => row.map((cell) => String(cell ?? "").trim()));
-    return Object.fromEntries(rows.filter(([term, translation]) => term && translation));
+    return Object.fromEntries(rows.filter(([term]) => term)); // one without a translation is kept as it is
+  }
+
+  // What a translation of either kind is asked with.
+  function asks(source, into, context, terms) {
+    const fields = { source_lang: source, target_lang: into, context };
+    if (known(lastSource())) fields.source_hint = lastSource();
+    if (glossaries.chosen()) fields.glossary_id = glossaries.chosen();
+    return { ...fields, glossary: glossary(terms) };
   }
 
   function startDocument(source, into, context, terms) {
-    documents.start({ source_lang: source, target_lang: into, context, glossary: JSON.stringify(glossary(terms)) });
+    const fields = asks(source, into, context, terms);
+    documents.start({ ...fields, glossary: JSON.stringify(fields.glossary) });
+  }
+
+  // The language that the reader named last: it counts where that of a text is not sure.
+  function lastSource(code) {
+    try {
+      if (code) localStorage.setItem(LAST_SOURCE, code);
+      return localStorage.getItem(LAST_SOURCE) ?? "";
+    } catch {
+      return ""; // a browser that keeps nothing
+    }
+  }
+
+  let pair = { source_lang: "", target_lang: "" }; // as the pickers have it
+
+  function choosePair(source, into) {
+    pair = { source_lang: known(source) ? source : "", target_lang: into };
+    if (pair.source_lang) lastSource(source);
   }
 
   function start(source, into, text, context, terms) {
@@ -182,14 +249,7 @@ window.yiwen = (() => {
     at("yw-notes").replaceChildren();
     busy(true);
     status(say("starting"));
-    stream.start({
-      source_lang: source,
-      target_lang: into,
-      text,
-      format: at("yw-format").value,
-      context,
-      glossary: glossary(terms),
-    });
+    stream.start({ ...asks(source, into, context, terms), text, format: at("yw-format").value });
   }
 
   function stop() {
@@ -276,7 +336,9 @@ window.yiwen = (() => {
     for (const spoken of document.querySelectorAll("[data-say]")) spoken.textContent = say(spoken.dataset.say);
     for (const option of at("yw-format").options) option.textContent = say(`format_${option.value}`);
     at("yw-format").setAttribute("aria-label", say("format"));
-    if (documents.resume()) at("yw-document").querySelector("button").click(); // else nobody would see them
+    // what is under way, or will be used, must be seen
+    if (documents.resume()) at("yw-document").querySelector("button").click();
+    if (glossaries.remembered()) at("yw-glossaries").querySelector("button").click();
     at("yw-model").textContent = model;
     at("yw-licence").textContent = licence;
     at("yw-licence").parentElement.hidden = !licence;
@@ -302,8 +364,11 @@ window.yiwen = (() => {
     });
     const own = chinese ? "zh" : "en";
     const first = ["zh", "en", ...Object.keys(languages)].find((code) => known(code) && code !== own);
-    return [first ?? target, { ...terms, headers: [say("term"), say("term_translation")] }];
+    pair.target_lang = first ?? target;
+    return [pair.target_lang, { ...terms, headers: [say("term"), say("term_translation")] }];
   }
 
-  return { boot, say, documents, start, startDocument, stop, swap, addRow, copy, count, meter, useServer: (functions) => (server = functions) };
+  const useGlossaries = (place, kinds) => glossaries.use(place, kinds, () => pair);
+
+  return { boot, say, documents, useGlossaries, choosePair, start, startDocument, stop, swap, addRow, copy, count, meter, useServer: (functions) => (server = functions) };
 })();

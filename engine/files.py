@@ -1,0 +1,71 @@
+"""The data folder: files written whole or not at all, in folders no other Yiwen has. Knows not what is in them."""
+
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Whoever reads `path`, also after the power has failed, finds what was there before or all of `data`."""
+    passing = path.with_name(f"{path.name}.new")
+    try:
+        with passing.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        passing.replace(path)
+    except OSError:  # a full disk gets its room back
+        passing.unlink(missing_ok=True)
+        raise
+    _sync_names(path.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A folder of one's own, until `leave`. Without a lock it is a passing one."""
+
+    path: Path
+    lock: FileLock | None
+
+
+def take(folder: Path) -> Taken:
+    """`folder`, which is made where it is missing, or a passing one where it cannot be had."""
+    folder = folder.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = FileLock(folder / ".lock", thread_local=False)
+        lock.acquire(blocking=False)
+        return Taken(folder, lock)
+    except Timeout:
+        why = "another Yiwen works in it"
+    except OSError as error:
+        why = error.strerror or str(error)
+    what = f"{folder.name} will not outlive a restart"
+    log.warning("%s cannot be used (%s): %s; choose another --data-dir", folder, why, what)
+    return Taken(Path(tempfile.mkdtemp(prefix="yiwen-")), None)
+
+
+def leave(taken: Taken) -> None:
+    """Of a passing folder nothing is left."""
+    if taken.lock:
+        taken.lock.release()
+    else:
+        shutil.rmtree(taken.path, ignore_errors=True)
+
+
+def _sync_names(folder: Path) -> None:
+    """A file's new name is on the disk once its folder is."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,102 @@
+"""Scores how a model places inline marks in held-out text, through the real backend, greedy.
+
+    python -m engine.tools.evaluate marks --model FOLDER --test TEST --corpus CORPUS
+
+Examples are made of held-out lines as those of training are, with another seed. What the guard mends is not counted.
+"""
+
+import argparse
+import random
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from engine.backends.base import Backend
+from engine.tools import asking, corpus, evaluate_quality
+from engine.tools.evaluate_quality import Answer, Question
+
+ABOUT = "share of inline marks placed right"
+EXAMPLES = 500
+SEED = 7  # not one that training uses
+_MARK = re.compile(r"</?(?:s\d|target)>")
+
+
+def questions_of(
+    backend: Backend, folder: Path, dictionary: corpus.Dictionary, langs: Sequence[str], count: int
+) -> list[Question]:
+    questions = []
+    for pair, into_english, example in islice(_examples(folder, dictionary, langs), count):
+        text = example.prompt.rpartition("<source>")[2].removesuffix("</source>")
+        without = evaluate_quality.plain(backend, "marks", pair, into_english)
+        questions.append(replace(without, text=text, prompt=example.prompt, reference=example.answer))
+    return questions
+
+
+def _examples(
+    folder: Path, dictionary: corpus.Dictionary, langs: Sequence[str]
+) -> Iterator[tuple[corpus.Pair, bool, corpus.Example]]:
+    """Examples, languages mixed, directions in turn, always the same; and whether into English."""
+    pairs = [pair for lang in langs for pair in corpus.test_pairs(folder, corpus.DEVELOPMENT_SET, lang)]
+    dice = random.Random(SEED)
+    dice.shuffle(pairs)
+    maker = corpus.ExampleMaker(corpus.Corpus(pairs, dictionary), corpus.Mix(), dice)
+    for number, pair in enumerate(pairs):
+        into_english = number % 2 == 0
+        if (example := maker.with_marks(pair, into_english)) is not None:
+            yield pair, into_english, example
+
+
+def marks_scores(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, Any]:
+    """The share of answers that hold just the reference's marks, and of those that also nest them well."""
+    right = nested = 0
+    for question, answer in zip(questions, answers, strict=True):
+        marks = _MARK.findall(answer.text)
+        same = Counter(marks) == Counter(_MARK.findall(question.reference))
+        right += same
+        nested += same and is_well_nested(marks)
+    count = len(questions)
+    return {
+        "scores": {
+            "right": asking.share(right, count),
+            "right and well nested": asking.share(nested, count),
+            "examples": count,
+        }
+    }
+
+
+def is_well_nested(marks: Sequence[str]) -> bool:
+    opened: list[str] = []
+    for mark in marks:
+        if not mark.startswith("</"):
+            opened.append(mark)
+        elif not opened or opened.pop() != mark.replace("/", ""):
+            return False
+    return not opened
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    asking.add_arguments(parser)
+    parser.add_argument("--test", type=Path, required=True, help="folder of SET.en-XX.tsv")
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of train.en-XX.tsv.zst, for its dictionary")
+    parser.add_argument("--limit", type=int, default=EXAMPLES, help=f"examples (default {EXAMPLES})")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Raises `YiwenError` for a model that cannot be had, `FileNotFoundError` for a folder that is not there."""
+    backend = asking.backend_of(arguments)
+    sets = [corpus.DEVELOPMENT_SET]
+    langs = arguments.langs.split(",") if arguments.langs else evaluate_quality.tested(backend, arguments.test, sets)
+    held_out = corpus.test_sentences(arguments.test)
+    dictionary = corpus.load(arguments.corpus, langs, held_out, workers=sys.maxsize).dictionary
+    questions = questions_of(backend, arguments.test, dictionary, langs, arguments.limit)
+    ask = evaluate_quality.through_backend(backend)
+    return evaluate_quality.result("marks", backend, arguments, questions, ask, marks_scores)
+
+
+def show(scores: dict[str, Any]) -> str:
+    return "\n".join(f"{name}: {value}" for name, value in scores.items())
