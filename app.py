@@ -56,6 +56,7 @@ def _serve(config: Config, listener: socket.socket) -> None:
 
     import uvicorn
 
+    from engine import detect
     from engine.documents.store import Documents
     from engine.metrics import Metrics
     from engine.scheduler import Scheduler
@@ -67,6 +68,7 @@ def _serve(config: Config, listener: socket.socket) -> None:
     from ui.blocks import mount
 
     gc.set_threshold(*GC_THRESHOLD)
+    detect.load()  # half a second, which the first translation would wait for
     scheduler = Scheduler(backend.slots, config.max_waiting)
     translator = Translator(backend, scheduler, config.max_text_tokens)
     metrics = Metrics(backend.memory)

@@ -47,6 +47,7 @@ _REMEDIES: dict[str, tuple[Remedy, ...]] = {  # by what is amiss; the first that
     "notes": ("alone", "again"),
     "numbers": ("alone", "again"),
 }
+OF_MARKS = frozenset({"marks", "tags_moved"})
 
 
 class _Ask(NamedTuple):
@@ -80,6 +81,7 @@ class Attempts:
     def __init__(self, backend: Backend, request: TranslationRequest, source: str, segment: Segment) -> None:
         self._backend, self._request, self._source, self._segment = backend, request, source, segment
         self._whole_source = kept.bare(segment, kept.spelt_out(segment, segment.text))
+        self._greedy = replace(request.sampling, temperature=0.0)
         self._tokens = 0
         self._said = ""  # of what was passed on
 
@@ -90,7 +92,8 @@ class Attempts:
         """
         segment = self._segment
         if not _has_words(marks.bare(segment.text, segment.tags)):  # all of it is kept
-            yield self._translated(self._judged(segment.text))
+            terms = self._terms(self._whole_source)
+            yield self._translated(_Candidate(segment.text, tuple(_missed(terms)), terms))
             return
         spell = kept.Speller(segment)
         pieces = marks.pieces(segment.text, segment.tags)
@@ -125,9 +128,10 @@ class Attempts:
     async def _bettered(self, best: _Candidate) -> _Candidate:
         """The best of the candidate and what the remedies for it give; one for each kind of fault."""
         codes, remedies = set[str](), set[Remedy]()
+        judged = self._backend.info.translates  # else it would say the same again, but for marks
         for _ in range(MOST_REMEDIES):
             for code, remedy in best.remedies():
-                if code in codes or remedy in remedies:
+                if code in codes or remedy in remedies or not (judged or code in OF_MARKS):
                     continue
                 if made := await self._remedied(remedy, best):
                     codes.add(code)
@@ -139,7 +143,7 @@ class Attempts:
         return best
 
     async def _remedied(self, remedy: Remedy, best: _Candidate) -> _Candidate | None:
-        """None where this segment has no such remedy."""
+        """None where this segment has no such remedy, or its prompt leaves no room for the answer."""
         segment, answer = self._segment, Answer()
         if remedy == "sentences":
             found = [*sentences(segment.text)]
@@ -150,7 +154,7 @@ class Attempts:
         if remedy == "in_place":
             return await self._with_terms_in_place()
         ask = self._other_ask(remedy, best)
-        if ask is None:
+        if ask is None or not self._fits(ask, segment):
             return None
         answer.wrapped = ask.wrapped
         await _drained(self._say(answer, ask, segment))
@@ -169,16 +173,16 @@ class Attempts:
         text, targets = in_place.put(segment.text, segment.tags, terms, self._source)
         if not targets:
             return None
-        answer = Answer(wrapped=True)
-        ask = _Ask(
-            prompts.with_marks(info.family, target, text),
-            answer.wrapped,
-            replace(self._request.sampling, temperature=0.0),
-        )
-        await _drained(self._say(answer, ask, segment))
+        tags = in_place.with_pairs(segment.tags, targets)
+        asked = replace(segment, text=text, tokens=self._backend.count_tokens(text), tags=tags)
+        ask = _Ask(prompts.with_marks(info.family, target, text), wrapped=True, sampling=self._greedy)
+        if not self._fits(ask, asked):
+            return None
+        answer = Answer(ask.wrapped)
+        await _drained(self._say(answer, ask, asked))
         text, targets = in_place.that_came_back(text, segment.tags, targets, answer.text)
-        whole = replace(segment, text=text, tags=in_place.with_pairs(segment.tags, targets))
-        return self._candidate(answer, whole, lambda mended: in_place.settled(mended, targets, target))
+        asked = replace(asked, text=text, tags=in_place.with_pairs(segment.tags, targets))
+        return self._candidate(answer, asked, lambda mended: in_place.settled(mended, targets, target))
 
     def _other_ask(self, remedy: Remedy, best: _Candidate) -> _Ask | None:
         """The prompt of a remedy, or None where it would be no other than the first."""
@@ -192,11 +196,12 @@ class Attempts:
         )
         match remedy:
             case "template":
-                greedy = replace(self._request.sampling, temperature=0.0)
-                return asks[1]._replace(sampling=greedy) if len(asks) > 1 else None
+                return asks[1]._replace(sampling=self._greedy) if len(asks) > 1 else None
             case "missed":
                 missed = [Term(term.source, term.target) for term in best.terms if term.applied < term.count]
-                ask = _Ask(prompts.with_terms(family, target, self._that_fit(missed), segment.text))
+                if not (terms := self._that_fit(missed)):
+                    return None
+                ask = _Ask(prompts.with_terms(family, target, terms, segment.text))
                 return ask._replace(sampling=other_sampling) if ask.text == asks[0].text else ask
             case "alone" if asks[0].text != (alone := self._plain()).text and not segment.tags:
                 return alone
@@ -223,17 +228,19 @@ class Attempts:
         ask = _Ask(prompts.plain(family, self._source, target, text))
         if terms := self._that_fit([term for term in part.terms if term.target]):
             for context in ("", part.context):
-                ask = self._if_it_fits(_Ask(prompts.with_terms(family, target, terms, text, context)), ask, part)
+                richer = _Ask(prompts.with_terms(family, target, terms, text, context))
+                ask = richer if self._fits(richer, part) else ask
         else:
             for context in (part.before, part.context, _joined(part.context, part.before)):
                 if context:
-                    ask = self._if_it_fits(_Ask(prompts.with_context(family, target, context, text)), ask, part)
+                    richer = _Ask(prompts.with_context(family, target, context, text))
+                    ask = richer if self._fits(richer, part) else ask
         if not part.tags:
             return [ask]
         if any(wrapper in text for wrapper in WRAPPER):  # the text speaks of them: no answer could be told from it
             return [ask, _Ask(prompts.plain(family, self._source, target, text))]
         marked = _Ask(prompts.with_marks(family, target, text), wrapped=True)
-        return [marked, ask] if family in prompts.MARKS_PUBLISHED and not part.terms else [ask, marked]
+        return [marked, ask] if family in prompts.MARKS_PUBLISHED and not terms else [ask, marked]
 
     def _plain(self, *, other: bool = False) -> _Ask:
         family, target = self._backend.info.family, self._request.target
@@ -241,16 +248,17 @@ class Attempts:
 
     def _that_fit(self, terms: Sequence[Term]) -> list[Term]:
         """The most specific of the terms, which come first, within the budget of a prompt."""
-        fit, size, most = list[Term](), 0, min(MAX_TERM_TOKENS, self._backend.info.segment_tokens)
+        fit, left = list[Term](), min(MAX_TERM_TOKENS, self._backend.info.segment_tokens)
         for term in terms:
-            size += self._backend.count_tokens(prompts.term_line(self._backend.info.family, term))
-            if size > most:
-                break
-            fit.append(term)
+            size = self._backend.count_tokens(prompts.term_line(self._backend.info.family, term))
+            if size <= left:  # one that is too long by itself does not cost the others
+                fit.append(term)
+                left -= size
         return fit
 
-    def _if_it_fits(self, ask: _Ask, otherwise: _Ask, part: Segment) -> _Ask:
-        return ask if self._room(ask) >= self._wanted(part) else otherwise
+    def _fits(self, ask: _Ask, part: Segment) -> bool:
+        """Whether the answer to it has room."""
+        return self._room(ask) >= self._wanted(part)
 
     def _room(self, ask: _Ask) -> int:
         """Tokens left for the answer."""
@@ -325,21 +333,29 @@ class Attempts:
         lost = len(marks.lost(asked.text, asked.tags, answer.text))
         return self._judged(settle(mended), answer, *([_tags_moved(lost)] if lost else []))
 
-    def _judged(self, text: str, answer: Answer | None = None, *faults: Fault) -> _Candidate:
-        """What is amiss with `text`, which has its marks right: the `faults`, and all that a look at it tells."""
+    def _judged(self, text: str, answer: Answer, *faults: Fault) -> _Candidate:
+        """What is amiss with the `text` of an answer, whose marks are right: the `faults`, and what a look tells."""
         segment, found = self._segment, list(faults)
         said = kept.bare(segment, kept.spelt_out(segment, text))
         if not said.strip():
             return _Candidate("", (_EMPTY,))
         if self._backend.info.translates:
             found += checks.faults(self._whole_source, said, self._source, self._request.target)
-        if answer and answer.finish == "length":
-            found = [_TRUNCATED, *(fault for fault in found if fault.code != "incomplete")]
-        if answer and answer.finish is None and all(fault.code != "looping" for fault in found):
+        if answer.finish == "length":
+            weights = [fault.weight for fault in found if fault.code == "incomplete"]
+            found = [fault for fault in found if fault.code != "incomplete"]
+            found.append(replace(_TRUNCATED, weight=max(_TRUNCATED.weight, *weights)) if weights else _TRUNCATED)
+        if answer.finish is None and all(fault.code != "looping" for fault in found):
             found.append(_LOOPING)
-        terms = glossary.check(segment.terms, self._whole_source, said, self._source, self._request.target)
-        found += [_term_missed(term) for term in terms if term.applied < term.count]
+        terms = self._terms(said)
+        found += _missed(terms)
         return _Candidate(text, tuple(sorted(found, key=lambda fault: -fault.weight)), terms)
+
+    def _terms(self, said: str) -> tuple[TermResult, ...]:
+        """How often each term of the segment was to be in its translation, and is in `said`."""
+        terms, lang = self._segment.terms, self._request.target
+        # without terms it would still read both texts
+        return glossary.check(terms, self._whole_source, said, self._source, lang) if terms else ()
 
     def _translated(self, best: _Candidate) -> Translated:
         """With the source where there is no text. In a sentence `{where}` becomes the segment's number."""
@@ -390,7 +406,7 @@ _TAG = re.compile(r"</?(?:a|b|br|code|em|i|input|kbd|p|pre|span|strong|tt|u)(?:\
 NO_CANDIDATE = 1_000.0  # heavier than all else that may be amiss
 _EMPTY = Fault("empty", "The model said nothing for {where}, so its source text was kept.", 100.0)
 _TRUNCATED = Fault("truncated", "The answer for {where} reached its limit, so its end may be missing.", 4.0)
-_LOOPING = Fault("looping", "The answer for {where} went round in circles and was stopped; read it again.", 4.0)
+_LOOPING = Fault("looping", "The answer for {where} went round in circles and was stopped; read it again.", 10.0)
 _TRANSLATED_APART = Fault(
     "translated_apart",
     "The model lost tags or placeholders of {where}, so what stands between them was translated piece by piece; "
@@ -407,7 +423,8 @@ def _tags_moved(lost: int) -> Fault:
     )
 
 
-def _term_missed(term: TermResult) -> Fault:
-    wanted = f"“{term.source}” should have become “{term.target}” {term.count}×"
-    missing = term.count - term.applied
-    return Fault("term_missed", f"In {{where}}, {wanted}, and did {term.applied}×.", 1.0 * missing)
+def _missed(terms: Sequence[TermResult]) -> Iterator[Fault]:
+    for term in terms:
+        if missing := term.count - term.applied:
+            wanted = f"“{term.source}” should have become “{term.target}” {term.count}×"
+            yield Fault("term_missed", f"In {{where}}, {wanted}, and did {term.applied}×.", 1.0 * missing)

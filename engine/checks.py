@@ -17,6 +17,16 @@ from itertools import pairwise
 from engine.detect import detect
 from engine.languages import CHINESE, LANGUAGES, UNSPACED_LETTERS
 
+END_CHARACTERS = 2_000  # of longer texts the beginning and the end are looked at; segments are shorter
+
+# How bad each fault is, where a missed term is 1 and an answer cut off at its limit 4.
+_OTHER_LANGUAGE = 20.0  # no translation at all, whatever terms it has
+_LOOPING = 10.0
+_INCOMPLETE, _INCOMPLETE_WITHOUT_ALL = 2.0, 8.0  # a + b times the share that is missing
+_TOO_LONG = 3.0
+_ADDED_NOTE = 2.5
+_WRONG_NUMBER, MOST_WRONG_NUMBERS = 1.0, 3  # of each, and how many count
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -30,19 +40,27 @@ class Fault:
 def faults(source_text: str, translation: str, source: str, target: str) -> tuple[Fault, ...]:
     """What is wrong with `translation`, worst first; nothing for a translation that is empty.
 
-    `source` and `target` are codes of `languages`. Takes time linear in both texts.
+    `source` and `target` are codes of `languages`. However long the texts are, it takes 50 ms at most, 2 ms for most.
     """
     source_text, translation = source_text.strip(), translation.strip()
     if not translation:
         return ()
+    source_ends, ends = _ends(source_text), _ends(translation)
     found = [
-        _looping(source_text, translation),
-        _echo(source_text, translation, source, target) or _wrong_language(source_text, translation, source, target),
+        _looping(source_ends, ends),
+        _echo(source_ends, ends, source, target) or _wrong_language(source_ends, ends, source, target),
         _length(source_text, translation, source, target),
-        _notes(source_text, translation),
+        _notes(source_ends, ends),
         _numbers(source_text, translation, target),
     ]
     return tuple(sorted((fault for fault in found if fault), key=lambda fault: -fault.weight))
+
+
+def _ends(text: str) -> str:
+    """What is looked at of a text, which for a segment is all of it."""
+    if len(text) <= 2 * END_CHARACTERS:
+        return text
+    return f"{text[:END_CHARACTERS]}\n{text[-END_CHARACTERS:]}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -99,18 +117,24 @@ def _length(source_text: str, translation: str, source: str, target: str) -> Fau
         return _fault_of_length(size / expected)
     if deviations > MAX_DEVIATIONS:
         times = f"{size / expected:.1f} times as long as such a text usually becomes"
-        return Fault("too_long", f"The translation of {{where}} is {times}; read it again.", 1.0)
+        return Fault("too_long", f"The translation of {{where}} is {times}; read it again.", _TOO_LONG)
     return None
 
 
 def _fault_of_length(share: float) -> Fault:
     missing = max(0.0, 1.0 - share)
     much = f"about {missing:.0%} of its usual length is missing" if missing > 0.2 else "it stops in mid-sentence"
-    return Fault("incomplete", f"The translation of {{where}} seems cut short: {much}; read it again.", 2.0 + missing)
+    return Fault(
+        "incomplete",
+        f"The translation of {{where}} seems cut short: {much}; read it again.",
+        _INCOMPLETE + _INCOMPLETE_WITHOUT_ALL * missing,
+    )
 
 
 def english_letters(text: str, lang: str) -> float:
     """How many letters and digits an English text that says the same as `text` would have, about."""
+    if len(ends := _ends(text)) < len(text):
+        return english_letters(ends, lang) * len(text) / len(ends)
     letters = len(_NOT_LETTERS.sub("", text))
     worth = _ENGLISH_LETTERS[lang]
     if lang in _LATIN:
@@ -260,7 +284,7 @@ def _looping(source_text: str, translation: str) -> Fault | None:
     watch = LoopWatch(source_text)
     if not (watch.feed(translation) or watch.end()):
         return None
-    return Fault("looping", "The translation of {where} says the same again and again; read it again.", 4.0)
+    return Fault("looping", "The translation of {where} says the same again and again; read it again.", _LOOPING)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -300,7 +324,7 @@ def _wrong_language(source_text: str, translation: str, source: str, target: str
 
 def _fault_of_language(lang: str, target: str) -> Fault:
     is_in = f"seems to be in {LANGUAGES[lang].english}, not in {LANGUAGES[target].english}"
-    return Fault("wrong_language", f"The translation of {{where}} {is_in}; read it again.", 3.0)
+    return Fault("wrong_language", f"The translation of {{where}} {is_in}; read it again.", _OTHER_LANGUAGE)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -331,7 +355,7 @@ def _echo(source_text: str, translation: str, source: str, target: str) -> Fault
     if not total or kept < enough * total or len(said) < len(words) / 2:
         return None
     language = LANGUAGES[source].english
-    return Fault("echo", f"{{where}} was not translated: it is still in {language}; try it again.", 3.5)
+    return Fault("echo", f"{{where}} was not translated: it is still in {language}; try it again.", _OTHER_LANGUAGE)
 
 
 def _prose(text: str) -> list[str]:
@@ -387,7 +411,7 @@ def _notes(source_text: str, translation: str) -> Fault | None:
         what = "a note"
     if not what:
         return None
-    return Fault("notes", f"The translation of {{where}} has {what} that the source has not; take it out.", 1.5)
+    return Fault("notes", f"The translation of {{where}} has {what} that the source has not; take it out.", _ADDED_NOTE)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -406,6 +430,8 @@ _ERAS = {"th": 543, "fa": -621}  # years after ours, where a calendar of its own
 
 
 def _numbers(source_text: str, translation: str, target: str) -> Fault | None:
+    if max(len(source_text), len(translation)) > 2 * END_CHARACTERS:
+        return None  # a number may be anywhere
     wanted = {_ascii(number): number for number in _NUMBER.findall(source_text)}
     if not wanted:
         return None
@@ -413,8 +439,9 @@ def _numbers(source_text: str, translation: str, target: str) -> Fault | None:
     missing = [number for digits, number in wanted.items() if not _said(digits, there, target)]
     if not missing:
         return None
-    named = ", ".join(missing[:3])
-    return Fault("numbers", f"The translation of {{where}} lacks {named}; compare the numbers.", 1.0)
+    named = ", ".join(missing[:MOST_WRONG_NUMBERS])
+    weight = _WRONG_NUMBER * min(len(missing), MOST_WRONG_NUMBERS)
+    return Fault("numbers", f"The translation of {{where}} lacks {named}; compare the numbers.", weight)
 
 
 def _there(text: str) -> set[str]:

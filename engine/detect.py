@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from engine.alphabets import CANTONESE, LATIN, speakers, writers
-from engine.languages import CHINESE
+from engine.languages import CHINESE, LANGUAGES
 from engine.types import Guess
 
 HEAD_CHARACTERS = 2_000  # more makes it no surer
@@ -36,6 +36,11 @@ _WEIGHT = {  # of a letter, by who writes it; 1 for others
 _STAND_INS = {"zh-Hant": "zh", "yue": "zh", "bo": "dz"}
 _MANDARIN = frozenset({"zh", "zh-Hant"})
 _PUNCTUATION = ".,;:!?…\"'«»()[]“”„‘’।،؛؟-–"
+
+
+def load() -> None:
+    """Reads the statistics, which takes half a second, once; else the first text waits for them."""
+    _statistics(tuple(LANGUAGES))
 
 
 def detect(text: str, codes: Iterable[str]) -> tuple[Guess, ...]:

@@ -8,20 +8,22 @@ each different word of a text. Letter case, width and composed forms make no dif
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import accumulate, chain, islice, repeat
 from math import isqrt
 from operator import attrgetter
-from typing import Any
+from typing import NamedTuple
 
 import ahocorasick  # type: ignore[import-not-found]  # it has no types
 
 from engine.languages import ADDS_ENDINGS, UNSPACED_LETTERS
 from engine.types import Term, TermResult
 
-GLOSSARIES_KEPT = 4  # one of 50,000 terms takes some 25 MB and 0.2 s
+MIN_TERMS_KEPT = 500  # of a glossary; fewer are made ready within 10 ms
+GLOSSARIES_KEPT = 4  # one of 50,000 terms takes some 25 MB and 0.3 s
 MAX_READINGS = 3  # glossary words that one word of a text is tried as, each a pass over the text; more are rare
 MAX_TERM_TOKENS = 256  # what is longer is no term; the time for a text that repeats itself grows with the longest
 MAX_HITS_PER_TOKEN = 6  # beyond, the text repeats itself and the terms nest: only the longest from the left are taken
@@ -35,8 +37,8 @@ CHARACTERS_KEPT = 65_536  # what is known of them; a text has a few thousand dif
 
 # Endings of nouns and adjectives, so that two forms of a word leave one stem. Only where words change their ending;
 # English has its own rule, and ADDS_ENDINGS need no stem.
-_ENDINGS: Mapping[str, tuple[str, ...]] = {
-    lang: tuple(sorted(endings.split(), key=len, reverse=True))
+_ENDINGS = {
+    lang: frozenset(endings.split())
     for lang, endings in {
         "ru": "а я о е ы и у ю ь й ой ей ом ем ём ам ям ах ях ов ев ами ями ый ий ая яя ое ее ые ие ою ею ью ого его"
         " ому ему ым им ых их ую юю ыми ими ия ию ии ием иям иях иями",
@@ -52,6 +54,7 @@ _ENDINGS: Mapping[str, tuple[str, ...]] = {
         "it": "o a e i",
     }.items()
 }
+LONGEST_ENDING_LETTERS = max(map(len, chain.from_iterable(_ENDINGS.values())))
 # How many of its last letters a translated word may change: обучение, обучения. In other languages one.
 _CHANGED_LETTERS = dict.fromkeys(("ru", "uk", "pl", "cs", "fr", "es", "pt", "it"), 2)
 _CLITICS = {  # written together with the word they stand before: and, in, to, the, …
@@ -65,7 +68,7 @@ _HANGUL = re.compile(r"[\uac00-\ud7a3]")
 _UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
 # u: letter of a script without spaces, w: of one with spaces, m: mark, h: hyphen, s: space, n: line break, p: the rest.
 # What is not matched parts tokens and is none: white space within a paragraph, hyphens between words.
-_TOKEN = re.compile(r"um*|[wm]+|pm*|(?<![wm])h|h(?!n?[wm])|ns*n")
+_TOKEN = re.compile(r"(um*|[wm]+|pm*|(?<![wm])h|h(?!n?[wm])|ns*n)")
 _HYPHENS = "-\u2010\u2011\u200c"  # and what parts the words of a Persian compound
 _BETWEEN = "\0\n"  # parts terms: a token, and what a mark that begins the next may sit on
 _UNKNOWN = "\0\0"  # stands for a token that no term holds; as long as every symbol
@@ -73,8 +76,7 @@ _JOINING = re.compile(r"[\uff9e\uff9f\u1160-\u11ff]")  # half-width sound marks,
 _INVISIBLE = re.compile(r"[\u00ad\u0640\u061c\u200b\u200d-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufe00-\ufe0f\ufeff]")
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A term where it stands in a text: from `start` to `end`, in characters of the text as given.
 
     An ending that was added to the term is not part of it; a word that changed its own ending is marked as a whole.
@@ -85,52 +87,83 @@ class Found:
     end: int
 
 
-@dataclass(slots=True)
-class _Entry:
-    """The terms that are spelt with the same tokens."""
-
-    size: int  # in tokens
-    plain: Term | None = None
-    cased: dict[str, Term] = field(default_factory=dict)  # by source as `_spelling` gives it
-
-
-@dataclass(frozen=True, slots=True)
 class Index:
-    """A glossary made ready, so that a text costs its own length and not the glossary's."""
+    """A glossary made ready, so that a text costs its own length and not the glossary's.
 
-    automaton: ahocorasick.Automaton  # over two letters for each token, so that no node has many children
-    symbols: Mapping[str, str]  # token → its two letters
-    longest: int  # term, in tokens
-    stems: dict[tuple[str, bool], Mapping[str, list[str]]]  # (language, is target) → stem → words; made when asked
+    Of a term the automaton holds its number alone: what is no object of its own, the garbage collector does not visit.
+    """
+
+    def __init__(self, terms: Iterable[Term]) -> None:
+        self.terms: list[Term | None] = []  # by number; None where there are but those of `cased`
+        self.sizes: list[int] = []  # in tokens
+        self.cased: dict[int, dict[str, Term]] = {}  # spelt with the same tokens, by source as `_spelling` gives it
+        self.stems: dict[tuple[str, bool], Mapping[str, list[str]]] = {}  # (language, is target) → stem → words
+        numbers: dict[tuple[str, ...], int] = {}
+        terms = list(terms)
+        for term, tokens in zip(terms, _tokens_of_each([term.source for term in terms]), strict=False):
+            if len(tokens) <= MAX_TERM_TOKENS and not all(map(str.isspace, tokens)):
+                number = numbers.setdefault(tokens, len(numbers))
+                if number == len(self.terms):
+                    self.terms.append(None)
+                    self.sizes.append(len(tokens))
+                if term.case:
+                    self.cased.setdefault(number, {}).setdefault(_spelling(term.source), term)
+                else:
+                    self.terms[number] = self.terms[number] or term
+        self.longest = max(self.sizes, default=0)
+        words = dict.fromkeys(chain.from_iterable(numbers))
+        base = isqrt(len(words)) + 1
+        self.symbols = {word: chr(1 + n // base) + chr(1 + base + n % base) for n, word in enumerate(words)}
+        self.automaton = ahocorasick.Automaton()  # over two letters for each token, so that no node has many children
+        for tokens, number in numbers.items():
+            self.automaton.add_word("".join([self.symbols[word] for word in tokens]), number)
+        self.automaton.make_automaton()
+
+    def term(self, number: int, said: str) -> Term | None:
+        """The term that `said` is, which is spelt with the tokens of `number`; None where only its case is another."""
+        if number not in self.cased:
+            return self.terms[number]
+        return self.cased[number].get(_spelling(said), self.terms[number])
 
 
-@dataclass(frozen=True, slots=True)
-class _Tokens:
+class _Tokens(NamedTuple):
     """A folded text cut up: token n is `words[n]`, and its letters begin at `at[n]` of `starts` and `ends`."""
 
-    words: Sequence[str]
+    words: list[str]
     at: Sequence[int]
     starts: Sequence[int]  # folded character → where the original one, with its marks, begins
     ends: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """A word of a text as a form of the glossary's `word`: `before` letters of clitics, then `kept` of its own."""
+class _Form(NamedTuple):
+    """A word of a text as a form of a word of the glossary: `before` letters of clitics, then `kept` of its own."""
 
-    word: str
+    symbol: str  # the glossary's word's
     before: int
     kept: int
 
 
-@lru_cache(GLOSSARIES_KEPT)
+_NO_FORM = _Form(_UNKNOWN, 0, 0)
+
+
 def index(terms: tuple[Term, ...]) -> Index:
-    """Of two terms with one source the first counts; one meant in its letter case only goes before one that is not."""
-    return _index(terms)
+    """Of two terms with one source the first counts; one meant in its letter case only goes before one that is not.
+
+    The last large ones are kept. The few terms of a segment are soon made ready, and would only drive these out.
+    """
+    return _kept(terms) if len(terms) >= MIN_TERMS_KEPT else Index(terms)
+
+
+@lru_cache(GLOSSARIES_KEPT)
+def _kept(terms: tuple[Term, ...]) -> Index:
+    return Index(terms)
 
 
 def find(glossary: Index, text: str, lang: str) -> list[Found]:
-    """Where terms stand in `text`, of language `lang`, in reading order and without overlaps: the longer one wins."""
+    """Where terms stand in `text`, of language `lang`, in reading order and without overlaps.
+
+    Of two that overlap the one of more tokens wins, of as many the likelier form, then the first.
+    """
     return _find(glossary, text, lang, is_target=False)
 
 
@@ -152,12 +185,12 @@ def check(
     spelt in the source. Places of a target that two terms share are shared out.
     """
     wanted: dict[Term, dict[Term, int]] = {}  # term → what shall stand for it → how often
-    for found in find(_index(terms), source_text, source):
+    for found in find(Index(terms), source_text, source):
         said = Term(found.term.target, "") if found.term.target else _as_it_stands(source_text, found)
         counts = wanted.setdefault(found.term, {})
         counts[said] = counts.get(said, 0) + 1
     needs = [(term, said, count) for term, counts in wanted.items() for said, count in counts.items()]
-    said_index = _index(replace(said, case=False) for _, said, _ in needs)
+    said_index = Index(replace(said, case=False) for _, said, _ in needs)
     places: dict[str, list[tuple[int, int]]] = {}
     for found in _find(said_index, translation, target, is_target=True):
         places.setdefault(_folded(found.term.source), []).append((found.start, found.end))
@@ -191,37 +224,15 @@ def _shared_out(
     asking: dict[str, list[int]] = {}
     for number, (said, _) in enumerate(needs):
         asking.setdefault(_folded(said.source), []).append(number)
+    spellings = [_spelling(said.source) if said.case else None for said, _ in needs]
     for folded, numbers in asking.items():
         for start, end in places.get(folded, ()):
             spelling = _spelling(translation[start:end])
-            takers = [n for n in numbers if not needs[n][0].case or _spelling(needs[n][0].source) == spelling]
+            takers = [n for n in numbers if spellings[n] in (None, spelling)]
             if takers:  # first who lacks some, then who has fewest
                 number = min(takers, key=lambda n: (len(shares[n]) >= needs[n][1], len(shares[n])))
                 shares[number].append((start, end))
     return shares
-
-
-def _index(terms: Iterable[Term]) -> Index:
-    entries: dict[tuple[str, ...], _Entry] = {}
-    terms = list(terms)
-    for term, tokens in zip(terms, _tokens_of_each([term.source for term in terms]), strict=False):
-        if not 0 < len(tokens) <= MAX_TERM_TOKENS:
-            continue
-        entry = entries.get(tokens)
-        if entry is None:
-            entry = entries[tokens] = _Entry(len(tokens))
-        if term.case:
-            entry.cased.setdefault(_spelling(term.source), term)
-        else:
-            entry.plain = entry.plain or term
-    words = dict.fromkeys(chain.from_iterable(entries))
-    base = isqrt(len(words)) + 1
-    symbols = {word: chr(1 + n // base) + chr(1 + base + n % base) for n, word in enumerate(words)}
-    automaton = ahocorasick.Automaton()
-    for tokens, entry in entries.items():
-        automaton.add_word("".join([symbols[word] for word in tokens]), entry)
-    automaton.make_automaton()
-    return Index(automaton, symbols, max(map(len, entries), default=0), {})
 
 
 def _tokens_of_each(sources: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -233,81 +244,96 @@ def _tokens_of_each(sources: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _find(glossary: Index, text: str, lang: str, *, is_target: bool) -> list[Found]:
-    if not glossary.symbols:
+    if not glossary.terms:
         return []
-    tokens = _tokens(text)
-    at, starts, ends = tokens.at, tokens.starts, tokens.ends
-    words = [*tokens.words, "\n\n"]  # the last is in no term, and parts stretches
-    forms = {word: forms for word in set(words) if (forms := _forms(word, glossary, lang, is_target))}
-    candidates: dict[tuple[int, int], tuple[int, int, Term]] = {}  # of two for the same tokens the likelier form
-    for reading in range(max(map(len, forms.values()), default=0)):
-        numbers: Sequence[int] = range(len(words))
-        if reading:
-            numbers = _around(words, {word for word in forms if len(forms[word]) > reading}, glossary.longest)
-        read = {word: forms[min(reading, len(forms) - 1)] for word, forms in forms.items()}
-        symbols = {word: glossary.symbols[form.word] for word, form in read.items()}
-        for end_symbol, entry in _hits(glossary.automaton, [symbols.get(words[n], _UNKNOWN) for n in numbers]):
-            last = numbers[end_symbol // len(_UNKNOWN)]
-            first = last + 1 - entry.size
-            if (first, last) in candidates:
+    words, at, starts, ends = _tokens(text)
+    numbers, read = _readings(words, glossary, lang, is_target)
+    taken, chosen = bytearray(len(words)), list[Found]()
+    for size, hits in _hits(glossary, "".join([form.symbol for form in read])):
+        for end_symbol, number in hits:
+            place = end_symbol // len(_UNKNOWN)
+            last = numbers[place]
+            first = last + 1 - size
+            if taken[last] or taken[first]:
                 continue
-            begun, ended = read[words[first]], read[words[last]]
-            start = starts[at[first] + begun.before]
-            end = ends[at[last] + ended.before + ended.kept - 1]
-            term = entry.plain
-            if entry.cased:
-                term = entry.cased.get(_spelling(text[start:end]), term)
-            if term:
-                candidates[first, last] = start, end, term
-    return _longest(candidates.values(), len(text))
+            begun, ended = read[place + 1 - size], read[place]
+            start, end = starts[at[first] + begun.before], ends[at[last] + ended.before + ended.kept - 1]
+            if term := glossary.term(number, text[start:end]):
+                taken[first : last + 1] = b"\1" * size
+                chosen.append(Found(term, start, end))
+    chosen.sort(key=attrgetter("start"))
+    return _apart(chosen)
 
 
-def _around(words: Sequence[str], read: Set[str], longest: int) -> list[int]:
-    """The numbers of the words that may be in a term with one of `read`; -1 parts stretches."""
-    numbers, done = list[int](), 0
+def _readings(
+    words: Sequence[str], glossary: Index, lang: str, is_target: bool
+) -> tuple[Sequence[int], Sequence[_Form]]:
+    """The text as it is read, token after token: the numbers of its `words`, and as which form each is taken.
+
+    First all of it with each word's likeliest form, then again what is around those words that have others.
+    """
+    forms = {word: forms for word in set(words) if (forms := _forms(word, glossary, lang, is_target))}
+    stretches: Iterable[range] = [range(len(words))]
+    numbers, read = list[int](), list[_Form]()
+    for reading in range(max(map(len, forms.values()), default=0)):
+        if reading:
+            others = {word for word, of_word in forms.items() if len(of_word) > reading}
+            stretches = _around(words, others, glossary.longest)
+        taken_as = {word: of_word[min(reading, len(of_word) - 1)] for word, of_word in forms.items()}
+        for stretch in stretches:
+            numbers += [-1, *stretch]
+            read += [_NO_FORM, *[taken_as.get(word, _NO_FORM) for word in words[stretch.start : stretch.stop]]]
+    return numbers, read
+
+
+def _around(words: Sequence[str], others: Container[str], longest: int) -> Iterator[range]:
+    """The stretches of words in which a term may stand that has one of `others`."""
+    start = end = 0
     for number, word in enumerate(words):
-        if word in read and number + longest > done:
-            start = number - longest + 1
-            if start > done:
-                numbers.append(-1)
-            numbers.extend(range(max(start, done), min(number + longest, len(words))))
-            done = number + longest
-    return numbers
+        if word in others:
+            if number - longest >= end:
+                yield range(start, end)
+                start = number + 1 - longest
+            end = number + longest
+    yield range(start, min(end, len(words)))
 
 
-def _hits(automaton: Any, symbols: Sequence[str]) -> list[tuple[int, _Entry]]:
-    """Where each hit ends, in letters of the symbols, with what was hit."""
-    encoded = "".join(symbols)
-    most = MAX_HITS_PER_TOKEN * len(symbols) + MIN_HITS_KEPT
-    hits = list(islice(automaton.iter(encoded), most + 1))
+def _hits(glossary: Index, encoded: str) -> list[tuple[int, list[tuple[int, int]]]]:
+    """By tokens, the most first, all hits that have so many: where each ends in `encoded`, and its term's number."""
+    most = MAX_HITS_PER_TOKEN * len(encoded) // len(_UNKNOWN) + MIN_HITS_KEPT
+    hits = list(islice(glossary.automaton.iter(encoded), most + 1))
     if len(hits) > most:
-        return list(automaton.iter_long(encoded + _UNKNOWN))  # without, it would lose a hit at the very end
-    return hits
+        hits = list(glossary.automaton.iter_long(encoded + _UNKNOWN))  # without, it would lose a hit at the very end
+    sizes, by_size = glossary.sizes, defaultdict[int, list[tuple[int, int]]](list)
+    for hit in hits:
+        by_size[sizes[hit[1]]].append(hit)
+    return sorted(by_size.items(), reverse=True)
 
 
-def _longest(candidates: Iterable[tuple[int, int, Term]], size: int) -> list[Found]:
-    """Those that overlap no longer one, nor one as long before them, in reading order."""
-    taken, kept = bytearray(size), []
-    for start, end, term in sorted(candidates, key=lambda stretch: (stretch[0] - stretch[1], stretch[0])):
-        if not (taken[start] or taken[end - 1]):
-            taken[start:end] = b"\1" * (end - start)
-            kept.append(Found(term, start, end))
-    return sorted(kept, key=attrgetter("start"))
+def _apart(found: Iterable[Found]) -> list[Found]:
+    """Without those that begin before the end of another: one character may be several tokens, as ½ is."""
+    kept, end = list[Found](), 0
+    for each in found:
+        if each.start >= end:
+            kept.append(each)
+            end = each.end
+    return kept
 
 
 def _forms(word: str, glossary: Index, lang: str, is_target: bool) -> list[_Form]:
     """The words of the glossary that `word` is or may be a form of, likeliest first."""
-    forms = [_Form(word, 0, len(word))] if word in glossary.symbols else []
+    symbols = glossary.symbols
+    forms = [_Form(symbols[word], 0, len(word))] if word in symbols else []
     if len(word) > LONGEST_WORD_LETTERS or _kind(word[0]) != "w":
         return forms
     clitics = _CLITICS[lang].match(word) if lang in _CLITICS else None
     for before in (0, clitics.end()) if clitics else (0,):
         rest = word[before:]
-        if before and rest in glossary.symbols:
-            forms.append(_Form(rest, before, len(rest)))
+        if before and rest in symbols:
+            forms.append(_Form(symbols[rest], before, len(rest)))
         for other in _kin(rest, glossary, lang, is_target):
             kept = len(other) if rest.startswith(other) else len(rest)
-            forms.append(_Form(other, before, kept))
+            forms.append(_Form(symbols[other], before, kept))
     return forms[:MAX_READINGS]
 
 
@@ -359,15 +385,16 @@ def _stems(glossary: Index, lang: str, is_target: bool) -> Mapping[str, list[str
         for word in glossary.symbols:
             if _kind(word[0]) == "w" and not any(map(str.isnumeric, word)):
                 stems.setdefault(_target_stem(word, lang) if is_target else _stem(word, lang), []).append(word)
+        glossary.stems.clear()  # a glossary is of one language, and they take as much as it
         glossary.stems[lang, is_target] = stems
     return stems
 
 
 def _stem(word: str, lang: str) -> str:
     """A word of a text to translate without its ending; two words that are no kin seldom share one."""
-    for ending in _ENDINGS[lang]:
-        if len(word) - len(ending) >= MIN_STEM_LETTERS and word.endswith(ending):
-            return word[: -len(ending)]
+    for size in range(max(MIN_STEM_LETTERS, len(word) - LONGEST_ENDING_LETTERS), len(word)):
+        if word[size:] in _ENDINGS[lang]:
+            return word[:size]
     return word
 
 
@@ -392,8 +419,9 @@ def _spelling(text: str) -> str:
 def _tokens(text: str, caseless: bool = True) -> _Tokens:
     folded, starts, ends = _fold(text, caseless)
     kinds = folded.translate({ord(character): _kind(character) for character in set(folded)})
-    spans = [match.span() for match in _TOKEN.finditer(kinds)]
-    return _Tokens([folded[start:end] for start, end in spans], [start for start, _ in spans], starts, ends)
+    edges = list(accumulate(map(len, _TOKEN.split(kinds))))  # where tokens start and end in turn
+    at = edges[:-1:2]
+    return _Tokens([folded[start:end] for start, end in zip(at, edges[1::2], strict=True)], at, starts, ends)
 
 
 def _fold(text: str, caseless: bool) -> tuple[str, Sequence[int], Sequence[int]]:
@@ -403,7 +431,7 @@ def _fold(text: str, caseless: bool) -> tuple[str, Sequence[int], Sequence[int]]
     """
     if text.isascii():
         return text.lower() if caseless else text, range(len(text)), range(1, len(text) + 1)
-    single, special, marks = {}, [], []
+    single, special, marks = {}, [], set[str]()
     composed = unicodedata.is_normalized("NFC", text)
     for character in set(text):
         folded = _fold_character(character, caseless)
@@ -412,24 +440,26 @@ def _fold(text: str, caseless: bool) -> tuple[str, Sequence[int], Sequence[int]]
         elif folded:
             special.append(character)
         if not folded or _JOINING.match(character) or (not composed and unicodedata.category(character)[0] == "M"):
-            marks.append(character)
+            marks.add(character)
     if not special and not marks:
         return text.translate(single), range(len(text)), range(1, len(text) + 1)
-    clusters = []
+    clusters = f"[{re.escape(''.join([*special, *marks]))}]"
     if marks:
-        clusters.append(f".?[{re.escape(''.join(marks))}]{{1,{MARKS_READ}}}")
-    if special:
-        clusters.append(f"[{re.escape(''.join(special))}]")
+        clusters += f"[{re.escape(''.join(marks))}]{{0,{MARKS_READ - 1}}}"
     parts, starts, ends, done = list[str](), list[int](), list[int](), 0
-    for match in re.finditer("|".join(clusters), text, re.DOTALL):
+    for match in re.finditer(clusters, text):
         start, end = match.span()
-        folded = _fold_character(match[0], caseless)
+        if match[0][0] in marks and start > done:
+            start -= 1
+        folded = _fold_character(text[start:end], caseless)
         parts += text[done:start].translate(single), folded
-        starts += (*range(done, start), *[start] * len(folded))
-        ends += (*range(done + 1, start + 1), *[end] * len(folded))
+        starts.extend(chain(range(done, start), repeat(start, len(folded))))
+        ends.extend(chain(range(done + 1, start + 1), repeat(end, len(folded))))
         done = end
     parts.append(text[done:].translate(single))
-    return "".join(parts), [*starts, *range(done, len(text))], [*ends, *range(done + 1, len(text) + 1)]
+    starts.extend(range(done, len(text)))
+    ends.extend(range(done + 1, len(text) + 1))
+    return "".join(parts), starts, ends
 
 
 @lru_cache(CHARACTERS_KEPT)

@@ -3,7 +3,7 @@
 Runs in a thread, since a book takes a second to cut and count and others are being answered meanwhile.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine import glossary
@@ -14,7 +14,7 @@ from engine.languages import CHINESE, LANGUAGES, Language
 from engine.markup import kept, marks
 from engine.markup.segments import segments_of
 from engine.segmenter import join_gap
-from engine.types import Block, CountTokens, Guess, ModelInfo, Segment, Term, TranslationRequest, Warning
+from engine.types import Block, CountTokens, Guess, ModelInfo, Segment, TranslationRequest, Warning
 
 DETECTED_CHARACTERS = 100_000  # what the language is guessed from; more changes nothing
 UNDETERMINED = "und"  # BCP-47's code for the source of a text without words
@@ -72,9 +72,8 @@ def prepare(
     context = fitted(request.context, count_tokens)
     before = windows(_follow(segments), count_tokens) if request.context_mode else [""] * len(segments)
     terms = glossary.index(request.glossary)
-    find_kept = _to_be_kept(request.glossary, terms, source)
     segments = [
-        kept.keep(replace(part, context=context, before=shown, terms=_terms_in(terms, part, source)), find_kept)
+        _with_terms(replace(part, context=context, before=shown), terms, source)
         for part, shown in zip(segments, before, strict=True)
     ]
     doubts += (*_cut(request.context, context), *_unlearnt(model, source, request.target))
@@ -123,15 +122,14 @@ def _cut(context: str, shown: str) -> tuple[Warning, ...]:
     return (Warning("context_cut", message),)
 
 
-def _terms_in(terms: glossary.Index, part: Segment, lang: str) -> tuple[Term, ...]:
-    return glossary.terms_in(terms, marks.bare(part.text, part.tags), lang)
-
-
-def _to_be_kept(all_terms: Sequence[Term], terms: glossary.Index, lang: str) -> Callable[[str], list[tuple[int, int]]]:
-    """Where in a run the terms stand that have no target."""
-    if all(term.target for term in all_terms):
-        return lambda _: []
-    return lambda run: [(found.start, found.end) for found in glossary.find(terms, run, lang) if not found.term.target]
+def _with_terms(part: Segment, terms: glossary.Index, lang: str) -> Segment:
+    """With those that occur in it, as a reader reads it; the words of those without a target are kept."""
+    text = marks.bare(part.text, part.tags)
+    part = replace(part, terms=glossary.terms_in(terms, text, lang))
+    if all(term.target for term in part.terms):
+        return kept.keep(part, [])
+    found = glossary.find(terms, text, lang)
+    return kept.keep(part, [(each.start, each.end) for each in found if not each.term.target])
 
 
 def _beginning(segments: Sequence[Segment]) -> str:

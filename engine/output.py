@@ -29,7 +29,8 @@ class Output:
         self._segments: dict[int, list[int]] = {}  # of each block
         self._placed = frozenset(part for part in document.skeleton if isinstance(part, int))
         self._leads: list[str] = []  # by segment: the skeleton before it
-        self._bodies: list[str] = []  # by segment: its source, and that of the gap before it
+        self._gaps: list[str] = []  # by segment: the source of the gap before it
+        self._bodies: list[str] = []  # by segment: that, and its own source
         self._rest = ""  # the skeleton after the last
         self._done: list[SegmentDone] = []
 
@@ -51,9 +52,10 @@ class Output:
         self._leads.append(lead)
         self._bodies.append("")
         self._text += gap
-        self._gap, self._said = self._restorer.feed(gap), ""
+        self._gaps.append(self._restorer.feed(gap))
+        self._said = ""
         self._before = self._restorer.copy()
-        yield from self._add(part, self._gap, lead)
+        yield from self._add(part, self._gaps[-1], lead)
 
     def say(self, part: Segment, text: str) -> Iterator[Change]:
         """`text` as the model says it, marks and all."""
@@ -65,7 +67,7 @@ class Output:
         part = done.segment
         if done.text != self._said:
             self._restorer = self._before
-            body = self._gap + self._restorer.feed(done.text)
+            body = self._gaps[-1] + self._restorer.feed(done.text)
             if body.startswith(self._bodies[-1]):
                 yield from self._add(part, body[len(self._bodies[-1]) :])
             else:
@@ -94,8 +96,8 @@ class Output:
     def terms(self) -> Iterator[TermResult]:
         """Those of all segments, their places in `text`; none of a segment that was written otherwise."""
         start = 0
-        for done, lead, body in zip(self._done, self._leads, self._bodies, strict=True):
-            at = body.find(done.text)
+        for done, lead, gap, body in zip(self._done, self._leads, self._gaps, self._bodies, strict=True):
+            at = body.find(done.text, len(gap))
             by = start + len(lead) + at
             for term in done.terms:
                 yield replace(term, places=tuple((first + by, last + by) for first, last in term.places if at >= 0))

@@ -166,7 +166,7 @@ class _Unit(NamedTuple):
 
 
 class _Whole(NamedTuple):
-    """Spans that are never cut in two, in order and apart from each other."""
+    """Spans that are never cut in two but where a line ends, in order and apart from each other."""
 
     starts: Sequence[int]
     ends: Sequence[int]
@@ -315,7 +315,7 @@ def _is_end(text: str, start: int, mark: int, after_mark: int) -> bool:
         return True
     word = preceding[-1].rpartition("(")[2].lstrip(_OPENERS)
     word_before = preceding[-2].lstrip(_OPENERS) if len(preceding) > 1 else ""
-    if text[start:mark] == word and _ENUMERATOR.fullmatch(word):
+    if mark - start == len(word) and _ENUMERATOR.fullmatch(word):  # all there is so far
         return False
     if word.isdigit() or _ROMAN.fullmatch(word):
         return not _is_ordinal(word, word_before, next_word)
@@ -383,7 +383,7 @@ def _cut(text: str, start: int, end: int, ideal: int, whole: _Whole) -> int:
         if allowed:
             return min(allowed, key=lambda cut: abs(cut - ideal))
     if span := whole.around(ideal):
-        return span[0] if span[0] > start else span[1]
+        return span[0] if span[0] > start else min(span[1], end)
     nearby = chain(
         range(ideal, max(start, ideal - MAX_GRAPHEME_CHARACTERS), -1),
         range(ideal + 1, min(end, ideal + MAX_GRAPHEME_CHARACTERS)),

@@ -17,7 +17,7 @@ from engine.attempts import Attempts
 from engine.backends.base import Backend
 from engine.errors import BackendError, EmptyText, InvalidRequest, SameLanguage, TextTooLong, YiwenError
 from engine.job import Job, prepare
-from engine.languages import LANGUAGES, resolve, resolve_any
+from engine.languages import LANGUAGES, resolve
 from engine.markup.parse import PARSERS, Markup, format_of
 from engine.markup.spans import remembering
 from engine.markup.verify import at_fault
@@ -31,6 +31,7 @@ from engine.types import (
     Queued,
     Segment,
     Started,
+    Term,
     TermResult,
     TextDelta,
     Translated,
@@ -72,6 +73,7 @@ class Translator:
         self._backend = backend
         self._scheduler = scheduler
         self._max_text_tokens = max_text_tokens
+        self._sound_glossary: tuple[Term, ...] = ()  # the last one whose characters were looked at
 
     @property
     def info(self) -> ModelInfo:
@@ -96,7 +98,7 @@ class Translator:
         `BackendError` when a segment fails; the others are then cancelled, as they are when the reader leaves.
         """
         began_seconds = perf_counter()
-        if not request.text.strip():
+        if not request.text:
             raise EmptyText("There is no text to translate; send at least one word.")
         request = self.checked(request, [request.text])
         with self._scheduler.admit(request.id):
@@ -204,7 +206,8 @@ class Translator:
                 f"The text has {characters:,} characters; one request takes {self._max_text_tokens:,} tokens, "
                 f"about {most:,} characters at the most. Send it in parts."
             )
-        words = "".join(f"{term.source}{term.target}" for term in request.glossary)
+        known = request.glossary is self._sound_glossary  # of a list of texts all have the same, and it may be long
+        words = "" if known else "".join(f"{term.source}{term.target}" for term in request.glossary)
         for text in (*texts, request.context, words):
             try:
                 text.encode()
@@ -213,9 +216,10 @@ class Translator:
                     f"Half a character (U+{ord(text[error.start]):04X}) stands at position {error.start}; "
                     "send whole Unicode characters."
                 ) from error
+        self._sound_glossary = request.glossary
         target = resolve(request.target, self.info.languages)
         source = None if request.source is None else resolve(request.source, self.info.languages)
-        likely = resolve_any(request.likely or "")
+        likely = resolve(request.likely, LANGUAGES) if request.likely else None
         if source == target:
             raise SameLanguage(
                 f"Source and target are both {LANGUAGES[target].english} ({target}); choose two different languages."

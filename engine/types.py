@@ -100,7 +100,7 @@ class TranslationRequest:
     format: Format = "auto"
     glossary: tuple[Term, ...] = ()
     context: str = ""
-    context_mode: bool = False  # also show each segment the text just before it
+    context_mode: bool = True  # also show each segment the sentences before it
     sampling: Sampling = Sampling()
     id: str = field(default_factory=new_id)
 

@@ -129,11 +129,21 @@ def test_a_kept_term_is_there_even_where_the_model_leaves_it_out():
     assert "HunYuan" in finished.text
 
 
-def test_a_text_of_kept_words_alone_needs_no_model():
+@pytest.mark.parametrize(("text", "word"), [("HunYuan 7!\nHunYuan", "HunYuan"), ("to be or not to be",) * 2])
+def test_a_text_of_kept_words_alone_needs_no_model_and_no_check(text, word):
     backend = Plays("nein")
-    finished, _ = translate(backend, "HunYuan 7!\nHunYuan", glossary=(Term("HunYuan", ""),))
-    assert finished.text == "HunYuan 7!\nHunYuan"
+    finished, _ = translate(backend, text, glossary=(Term(word, ""),))
+    assert finished.text == text
     assert backend.prompts == []
+    assert codes(finished) == []
+
+
+def test_a_word_to_be_kept_is_no_part_of_a_longer_term_even_where_a_tag_cuts_that_in_two():
+    backend = Plays("Die <s1>Serverfarm</s1> läuft.")
+    glossary = (Term("server", ""), Term("server farm", "Serverfarm"))
+    finished, _ = translate(backend, "<p>The server <b>farm</b> runs.</p>", glossary=glossary)
+    assert finished.text == "<p>Die <b>Serverfarm</b> läuft.</p>"
+    assert codes(finished) == []
 
 
 def test_special_tokens_and_instructions_are_data():
@@ -187,11 +197,46 @@ def test_no_more_than_two_remedies_are_tried_and_what_is_amiss_is_said():
     assert codes(finished) == ["echo", "term_missed"]
 
 
+class Hangs(Plays):
+    """Says its first answer, and nothing to the second prompt."""
+
+    async def stream(self, prompt):
+        if self.prompts:
+            self.running += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.running -= 1
+        async for chunk in super().stream(prompt):
+            yield chunk
+
+
+def test_who_leaves_while_a_remedy_runs_stops_it_and_frees_its_slot():
+    async def go():
+        backend, scheduler = Hangs("Der Server."), Scheduler(1, 4)
+        events = Translator(backend, scheduler).stream(TranslationRequest("The server.", "de", "en", glossary=SERVER))
+        while not isinstance(await anext(events), TextDelta):
+            pass
+        while not backend.running:
+            await asyncio.sleep(0)
+        await events.aclose()
+        return backend.running, scheduler.free
+
+    assert asyncio.run(go()) == (0, 1)
+
+
 def test_what_says_the_source_back_is_not_judged():
     backend = Plays("The committee has not yet decided when.", translates=False)
     finished, _ = translate(backend, "The committee has not yet decided when.")
     assert len(backend.prompts) == 1
     assert codes(finished) == []
+
+
+def test_and_is_not_asked_again():
+    backend = Plays("The server.", translates=False)
+    finished, _ = translate(backend, "The server.", glossary=SERVER)
+    assert len(backend.prompts) == 1
+    assert codes(finished) == ["term_missed"]
 
 
 def test_of_many_terms_the_most_specific_go_into_the_prompt_and_the_rest_are_reported():
@@ -206,6 +251,32 @@ def test_of_many_terms_the_most_specific_go_into_the_prompt_and_the_rest_are_rep
     lines = [line for line in backend.prompts[0].text.splitlines() if " 翻译成 " in line]
     assert sum(backend.count_tokens(line) for line in lines) <= MAX_TERM_TOKENS
     assert codes(finished).count("term_missed") == 201 - sum(term.applied > 0 for term in finished.terms)
+
+
+def test_a_term_too_long_to_be_shown_does_not_cost_the_others():
+    long = "very " * 60 + "long"
+    backend = Plays("Der Dienstrechner.")
+    backend.info = replace(backend.info, segment_tokens=90)
+    translate(backend, f"The server is {long}.", glossary=(*SERVER, Term(long, "lang " * 60)))
+    assert "server 翻译成 Dienstrechner" in backend.prompts[0].text
+    assert "lang" not in backend.prompts[0].text
+
+
+def test_terms_in_their_places_make_room_for_a_longer_answer():
+    backend = Plays("Der Server.")
+    text, glossary = "The server.", (Term("server", "Dienstrechner" * 20),)
+    translate(backend, text, glossary=glossary)
+    first, second = backend.prompts[:2]
+    assert second.max_new_tokens > first.max_new_tokens + backend.count_tokens(glossary[0].target)
+
+
+@pytest.mark.parametrize("family", ["hy-mt1.5", "hy-mt2"])
+def test_a_remedy_that_leaves_no_room_for_the_answer_is_not_tried(family):
+    backend = Plays("Sie fuhr los.", max_context_tokens=200, family=family)
+    finished, _ = translate(backend, "She sailed.", glossary=(Term("sailed", "y" * 900),))
+    assert codes(finished) == ["term_missed"]
+    assert [prompt.text for prompt in backend.prompts] == [backend.prompts[0].text]
+    assert all(backend.count_tokens(prompt.text) + prompt.max_new_tokens <= 200 for prompt in backend.prompts)
 
 
 def test_terms_and_the_users_context_share_a_prompt_the_text_before_gives_way():

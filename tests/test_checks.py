@@ -203,6 +203,39 @@ def test_a_fault_is_a_sentence_with_a_place_for_the_segment(
     )
 
 
+def weight(answer: str, source: str = "en", target: str = "de", text: str = LONG) -> float:
+    return sum(fault.weight for fault in faults(text, answer, source, target))
+
+
+def test_no_translation_at_all_is_worse_than_a_stump_and_a_loop_between_them() -> None:
+    stump, loop = weight(LONG_DE[:40]), weight(LONG_DE + " und beschloss" * 8)
+    assert 2 < stump < weight(LONG)  # where a missed term is 1
+    assert 4 < loop < weight(LONG)
+
+
+def test_each_number_that_is_lost_counts() -> None:
+    text = "They sold 1,245 cars, 377 vans and 86 trucks."
+    one = weight("Sie verkauften 1.245 Autos, 377 Transporter und 68 Lastwagen.", text=text)
+    assert 0 < one < weight("Sie verkauften 1.254 Autos, 373 Transporter und 68 Lastwagen.", text=text)
+
+
+BOOK, BOOK_DE = f"{LONG} " * 400, f"{LONG_DE} " * 400
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (BOOK_DE.replace("Dienstag", "1987", 3), None),
+        (BOOK_DE[: len(BOOK_DE) // 2], "incomplete"),
+        (BOOK_DE + "und beschloss " * 300, "looping"),
+        (BOOK, "echo"),
+        (BOOK_DE * 4, "too_long"),
+    ],
+)
+def test_of_a_book_beginning_end_and_length_are_looked_at(answer: str, code: str | None) -> None:
+    assert codes(BOOK, answer, "en", "de")[:1] == ([code] if code else [])
+
+
 LOOPS = [
     "a" * 300,
     "的" * 40,
@@ -270,4 +303,4 @@ def test_evaluating_takes_references_and_doubts_every_kind_of_damage(tmp_path: P
     unfinished = recall.pop("unfinished", None)  # the one kind that ends as it should
     assert set(recall.values()) == {1}
     assert (unfinished is not None) == (join > 1)
-    assert "tiny en-de" in evaluate_checks.show(scores)
+    assert "tiny en-de" in evaluate_checks.show(scores["scores"])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.detect import detect, is_certain
+from engine.detect import _statistics, detect, is_certain, load
 from engine.languages import LANGUAGES
 from engine.tools import evaluate_detect
 
@@ -128,6 +128,13 @@ def test_only_the_head_of_a_text_is_read():
 @pytest.mark.parametrize("text", ["a" * 1_000_000, "1" * 1_000_000 + "a", "嘅" * 1_000_000, "\ud800" * 100 + "a", "ª"])
 def test_any_text_has_an_answer(text):
     assert len(detect(text, LANGUAGES)) == 2
+
+
+def test_what_was_loaded_ahead_no_text_waits_for():
+    load()
+    loaded = _statistics.cache_info().misses
+    detect(SENTENCES["de"], LANGUAGES)
+    assert _statistics.cache_info().misses == loaded
 
 
 def test_the_evaluation_counts_what_is_told_and_what_is_doubted(tmp_path):

@@ -221,6 +221,20 @@ def test_a_document_goes_on_after_a_restart_where_it_stood(serve: Serve, tmp_pat
     assert httpx.get(f"{again}/documents/{document_id}/result").text == "\n".join(lines).upper()
 
 
+def test_a_document_that_goes_on_has_the_terms_of_a_glossary_that_is_gone(serve: Serve, tmp_path: Path) -> None:
+    url = serve(EchoBackend(delay_seconds=SLOW), data_dir=tmp_path)
+    kept = {"name": "Books", "source_lang": "en", "target_lang": "fr", "glossary": {"book": "livre"}}
+    glossary_id = httpx.post(f"{url}/glossaries", json=kept).json()["id"]
+    data = "\n".join(f"This is line {number} of a book." for number in range(200)).encode()
+    document_id = send(url, "book.txt", data, source_lang="en", glossary_id=glossary_id).json()["id"]
+    assert httpx.delete(f"{url}/glossaries/{glossary_id}").status_code == 204
+    soon(lambda: status_of(url, document_id)["segments_done"] > 20, seconds=8)
+    serve.stop(last=True)
+    again = serve(EchoBackend(), data_dir=tmp_path)
+    (term,) = ended(again, document_id)["terms"]
+    assert (term["source"], term["count"]) == ("book", 200)
+
+
 def test_finished_and_failed_documents_outlive_a_restart(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -166,6 +166,14 @@ def test_there_are_never_more_glossaries_or_terms_than_may_be_kept(
     within(tmp_path, work)
 
 
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    kept = within(tmp_path, lambda glossaries: glossaries.add("Trams", "de", "en", TERMS))
+    half = tmp_path / "glossaries" / f"{uuid4()}.jsonl.new"
+    half.write_bytes(b'{"name": "Tra')
+    assert within(tmp_path, lambda glossaries: glossaries.get(kept.id)) == kept
+    assert not half.exists()
+
+
 def test_a_full_disk_is_said_and_the_old_glossary_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_path: Path, _data: bytes) -> None:
         raise OSError(28, "No space left on device")
@@ -251,6 +259,7 @@ TERM = {"source": "boat", "target": "bateau", "case": True, "note": "small"}
     [
         ({"glossary": {"boat": "bateau", "mast": ""}}, [("boat", "bateau", False, ""), ("mast", "", False, "")]),
         ({"glossary": [TERM]}, [("boat", "bateau", True, "small")]),
+        ({"glossary": [{"source": "mast", "target": None, "case": None}]}, [("mast", "", False, "")]),
         (
             {"glossary": None, "terms": [TERM, {"source": "mast"}]},
             [("boat", "bateau", True, "small"), ("mast", "", False, "")],
@@ -296,6 +305,9 @@ BAD: list[tuple[dict[str, Any], int, str, str]] = [
     ({"json": body(glossary=[{"sorce": "a"}])}, 422, "invalid_request", "did you mean 'source'?"),
     ({"json": body(glossary="a,b")}, 422, "invalid_request", "glossary must be an object"),
     ({"json": body(glossary=None)}, 422, "invalid_request", "Either terms or glossary must be there"),
+    ({"json": body(glossary=[{"target": "a"}])}, 422, "invalid_request", "glossary[0].source is missing"),
+    ({"json": body(glossary=[{"source": "a"}, {"source": 1}])}, 422, "invalid_request", "glossary[1].source does not"),
+    ({"json": body(glossary=[{"source": "a"}, 5])}, 422, "invalid_request", "glossary[1] does not fit"),
     ({"json": body(terms=[])}, 422, "invalid_request", "and not both"),
     ({"json": body(colour="red")}, 422, "invalid_request", "'colour' is not a field"),
     ({"json": body(glossary=[{"source": 1}] * (MAX_TERMS + 1))}, 422, "invalid_request", "at most 50,000"),

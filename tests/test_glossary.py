@@ -96,6 +96,7 @@ def marked(term, text, lang="en"):
         ("x" * 10_000, "x" * 10_000, "en", True),
         (" \n", "any \n\n thing", "en", False),
         ("\u00ad", "any\u00adthing", "en", False),
+        ("\u00ad\n\n", "any\n\nthing", "en", False),
         ("", "anything", "en", False),
         ("anything", "", "en", False),
     ],
@@ -123,6 +124,12 @@ def test_a_term_is_marked_as_it_stands_in_the_text(term, text, lang, stretches):
     assert marked(term, text, lang) == stretches
 
 
+@pytest.mark.parametrize(("term", "text"), [(".", "Wait…"), ("1", "½"), ("i", "ﬁ…"), ("…", "……")])
+def test_no_place_is_marked_twice(term, text):
+    stretches = [(found.start, found.end) for found in find(index((Term(term, "X"),)), text, "en")]
+    assert stretches == sorted(set(stretches))
+
+
 def test_the_longest_terms_come_first_and_each_once():
     glossary = ["memory", "shared memory", "Memory", "page"]
     assert sources(glossary, "A page of shared memory is memory.") == ["shared memory", "memory", "page"]
@@ -132,8 +139,12 @@ def test_a_term_inside_a_longer_one_is_left_out():
     assert sources(["memory", "shared memory"], "Shared memory.") == ["shared memory"]
 
 
-def test_of_two_that_overlap_the_longer_wins():
-    assert sources(["ab cd", "cd efg"], "ab cd efg") == ["cd efg"]
+def test_of_two_that_overlap_the_one_of_more_words_wins():
+    assert sources(["ab cd", "cd ef gh"], "ab cd ef gh") == ["cd ef gh"]
+
+
+def test_of_two_as_long_that_overlap_the_first_wins():
+    assert sources(["ab cd", "cd efg"], "ab cd efg") == ["ab cd"]
 
 
 def test_a_term_is_found_beside_another_form_of_its_word():
@@ -174,8 +185,12 @@ def test_a_term_without_a_target_comes_as_it_is():
     assert terms_in(index((Term("HunYuan", ""),)), "HunYuan is here", "en") == (Term("HunYuan", ""),)
 
 
-def test_a_glossary_is_made_ready_once():
-    assert index((Term("a", "b"),)) is index((Term("a", "b"),))
+def test_a_large_glossary_is_made_ready_once_whatever_small_ones_come_between():
+    terms = tuple(Term(f"word{number}", "X") for number in range(1_000))
+    ready = index(terms)
+    for term in terms[:20]:
+        index((term,))
+    assert index(terms) is ready
 
 
 @given(

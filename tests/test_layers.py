@@ -76,7 +76,8 @@ LAYERS = [
     ["documents.store"],
     ["server.errors"],
     ["server.limits", "server.origin", "server.forms"],
-    ["server.wire"],
+    ["server.questions"],
+    ["server.answers"],
     ["server.rest", "server.websocket", "server.health", "server.documents", "server.glossaries"],
     ["server.app"],
 ]
@@ -91,7 +92,7 @@ def imported(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names if alias.name.startswith("engine."))
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "engine":
             for alias in node.names:
-                inner = f"{node.module}.{alias.name}"  # `from engine.server import wire` names a module, not a value
+                inner = f"{node.module}.{alias.name}"  # `from engine.server import answers` names a module, not a value
                 yield inner if inner.removeprefix("engine.") in RANK else str(node.module)
 
 

@@ -55,10 +55,8 @@ class Studio:
         return self.page.locator("#yw-source textarea").input_value()
 
     def choose(self, picker: str, language: str) -> None:
-        search = self.page.locator(f"{picker} input")
-        search.click()
-        search.fill(language)
-        search.press("Enter")
+        self.page.locator(f"{picker} input").click()
+        self.page.get_by_role("option", name=language).first.click()
 
     def chosen(self, picker: str) -> str:
         return self.page.locator(f"{picker} input").input_value()
@@ -88,9 +86,10 @@ def address_below_a_path(serve: Serve) -> str:
     return serve(EchoBackend(), page=True, root_path="/yiwen")
 
 
-@pytest.fixture(scope="module")
-def chromium(address: str, address_below_a_path: str) -> Iterator[Browser]:
-    """After the servers: Playwright keeps an event loop in this thread, and no other can be run beside it."""
+@contextmanager
+def a_browser() -> Iterator[Browser]:
+    """To be started after the servers: Playwright keeps an event loop in this thread, and no other can be run beside
+    it."""
     with sync_playwright() as playwright:
         found = shutil.which("chromium") or shutil.which("google-chrome") or playwright.chromium.executable_path
         try:
@@ -99,6 +98,12 @@ def chromium(address: str, address_below_a_path: str) -> Iterator[Browser]:
             pytest.fail(f"No Chromium at {found}; run `python -m playwright install --with-deps chromium`. {error}")
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def chromium(address: str, address_below_a_path: str) -> Iterator[Browser]:
+    with a_browser() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +248,7 @@ def test_terms_typed_into_the_table_are_reported_after(studio: Studio) -> None:
         studio.page.keyboard.insert_text(word)  # as an input method does: no key is pressed
     studio.write("Yiwen translates.")
     studio.translate()
-    expect(studio.page.locator("#yw-notes .yw-term-used")).to_have_text("Yiwen → Yiwen used 1 of 1")
+    expect(studio.page.locator("#yw-notes .yw-term-used")).to_have_text("Yiwen kept 1 of 1")
 
 
 def test_characters_and_tokens_of_the_source_are_counted(studio: Studio) -> None:

@@ -50,6 +50,13 @@ def test_gaps_and_segments_joined_are_the_text():
         assert "".join(part.gap + part.text for part in parts) + tail == text
 
 
+@pytest.mark.parametrize("budget", [1, 3, 10])
+def test_a_span_over_the_end_of_a_line_doubles_nothing(budget):
+    text = "One two three.\u2028Four five six."
+    parts, tail = segment(text, len, budget, whole=[(4, 20)])
+    assert "".join(part.gap + part.text for part in parts) + tail == text
+
+
 def test_no_segment_has_white_space_around_it_or_lacks_a_letter():
     dice = random.Random(2)
     for _ in range(1_000):
@@ -102,10 +109,11 @@ def test_no_segment_is_over_the_budget_and_its_tokens_are_counted():
         '."' * 300_000 + "a",
         "།" * 500_000 + "a",
         "۔" * 500_000 + "5",
+        "A. " * 300_000,
     ],
     ids=[
         *("no spaces", "no punctuation", "sentences", "Chinese sentences", "white space", "ellipses"),
-        *("Thai", "Thai phrases", "points", "wide points", "points and quotes", "shads", "Urdu points"),
+        *("Thai", "Thai phrases", "points", "wide points", "points and quotes", "shads", "Urdu points", "initials"),
     ],
 )
 def test_a_book_is_cut_in_linear_time_and_counted_about_twice(text):

@@ -81,11 +81,21 @@ def workbook(*sheets):
         ("turned round.csv", "target,source\n变速箱,gearbox\n风力发电机,wind turbine\n"),
         ("empty columns.csv", "source,target,,\ngearbox,变速箱,,\nwind turbine,风力发电机,,\n"),
         ("empty rows.csv", "\nsource,target\n\ngearbox,变速箱\n,\n\nwind turbine,风力发电机\n\n,,,\n"),
+        ("no numbers meant.csv", "1,gearbox,变速箱\n2,wind turbine,风力发电机\n3,gearbox,变速箱\n"),
+        ("first column empty.csv", ",gearbox,变速箱\n,wind turbine,风力发电机\n"),
+        ("column without a name.csv", "source,target,\ngearbox,变速箱,x\nwind turbine,风力发电机,\n"),
+        ("Italian.csv", "Termine di origine;Termine di destinazione\ngearbox;变速箱\nwind turbine;风力发电机\n"),
+        ("Polish.csv", "źródło;cel\ngearbox;变速箱\nwind turbine;风力发电机\n"),
+        ("Arabic.csv", "المصدر,الهدف\ngearbox,变速箱\nwind turbine,风力发电机\n"),
         ("white space.csv", " source , target \n gearbox ,\u3000变速箱\n\ufeffwind turbine\xa0,风力发电机\n"),
         ("title above.csv", "My glossary,\nsource,target\ngearbox,变速箱\nwind turbine,风力发电机\n"),
         ("object.json", '{"gearbox": "变速箱", "wind turbine": "风力发电机"}'),
         ("pairs.json", '[["gearbox", "变速箱"], ["wind turbine", "风力发电机"]]'),
         ("objects.json", '[{"src": "gearbox", "dst": "变速箱"}, {"dst": "风力发电机", "src": "wind turbine"}]'),
+        (
+            "deep around.json",
+            '{"glossary": {"name": "x", "terms": [["gearbox", "变速箱"], ["wind turbine", "风力发电机"]]}}',
+        ),
         ("around.json", '{"terms": {"gearbox": "变速箱", "wind turbine": "风力发电机"}}'),
         ("JSON named.txt", '[["gearbox", "变速箱"], ["wind turbine", "风力发电机"]]'),
     ],
@@ -103,6 +113,11 @@ def test_the_tables_that_programs_and_people_write_are_read(name, text):
         ("EN-US,zh_CN\ngearbox,变速箱\n", "en", "zh"),
         ("Source (English),Target (German)\ngearbox,Getriebe\n", "en", "de"),
         ("term,de\ngearbox,Getriebe\n", "", "de"),
+        ("Term [en],Description [en],Term [de],Description [de]\ngearbox,of a car,Getriebe,\n", "en", "de"),
+        ("Concept ID,Definition,en-US Term,de-DE Term\n1,of a car,gearbox,Getriebe\n", "en", "de"),
+        ("Source term (EN);Target term (DE)\ngearbox;Getriebe\n", "en", "de"),
+        ("English (United States),German (Germany)\ngearbox,Getriebe\n", "en", "de"),
+        ("Entry_ID;English_United_States;Term_Info;German;Term_Info\n0;gearbox;x;Getriebe;x\n", "en", "de"),
         ("id,en,de\n1,gearbox,Getriebe\n", "en", "de"),
         ("source,target,tgt_lng\ngearbox,变速箱,zh-CN\n", "", "zh"),
         ("gearbox,变速箱,en,zh\nclutch,离合器,EN,ZH\n", "en", "zh"),
@@ -126,6 +141,14 @@ def test_of_many_languages_the_wanted_ones_are_read():
         read("google.csv", table.encode())
     with pytest.raises(GlossaryError, match="no terms in Japanese"):
         read("google.csv", table.encode(), "en", "ja")
+
+
+def test_of_many_languages_beside_a_source_the_wanted_one_is_read():
+    table = "term;casesensitive;en;de;fr\ngearbox;no;gearbox;Getriebe;boîte de vitesses\n"
+    assert pairs("Lokalise.csv", table, "en", "fr") == [("gearbox", "boîte de vitesses")]
+    assert pairs("Lokalise.csv", table.replace("en;", "x;"), "zh", "de") == [("gearbox", "Getriebe")]
+    with pytest.raises(GlossaryError, match="columns in en, de, fr; say which"):
+        read("Lokalise.csv", table.encode())
 
 
 def test_rows_of_another_pair_are_left_out_and_told():
@@ -315,8 +338,29 @@ def test_a_formula_in_a_workbook_is_text_and_numbers_are_what_is_typed():
 
 
 def test_a_workbook_keeps_a_term_without_target_and_tells_rows_as_excel_counts():
-    found = read("terms.xlsx", workbook([["source", "target"], ["HunYuan"], [], ["", "x"], ["a", "b", "", "c"]]))
-    assert (found.terms, codes(found)) == ((Term("HunYuan", ""),), [(4, "empty_source"), (5, "columns")])
+    found = read("terms.xlsx", workbook([["source", "target"], ["HunYuan"], [], ["", "x"]]))
+    assert (found.terms, codes(found)) == ((Term("HunYuan", ""),), [(4, "empty_source")])
+
+
+def test_a_column_of_a_workbook_that_has_no_name_costs_no_row():
+    found = read("terms.xlsx", workbook([["source", "target"], ["gearbox", "变速箱", "", "by Li"]]))
+    assert (found.terms, found.problems) == ((Term("gearbox", "变速箱"),), ())
+
+
+def test_covers_and_hidden_sheets_are_passed_over_and_other_sheets_told():
+    sheets = [[["hidden", "x"]], [["Terms of 2026"]], [["gearbox", "变速箱"]], [["clutch", "离合器"]]]
+    hidden = (b'name="Sheet1" sheetId="1"', b'name="Sheet1" sheetId="1" state="hidden"')
+    parts = unzipped(workbook(*sheets))
+    parts["xl/workbook.xml"] = parts["xl/workbook.xml"].replace(*hidden)
+    found = read("terms.xlsx", zipped(parts))
+    assert found.terms == (Term("gearbox", "变速箱"),)
+    assert codes(found) == [(0, "other_sheets")]
+    assert "“Sheet2”, “Sheet4”" in found.problems[0].message
+
+
+def test_what_excel_could_not_compute_is_no_term():
+    found = read("terms.xlsx", workbook([["source", "target"], ["gearbox", "#REF!"], ["clutch", "离合器"]]))
+    assert (found.terms, codes(found)) == ((Term("clutch", "离合器"),), [(2, "cell_error")])
 
 
 def test_styles_and_rules_that_nobody_understands_do_not_matter():
@@ -414,7 +458,7 @@ def test_a_json_file_is_told_on_by_its_entries():
     data += '{"source": 7, "target": 1.50}]'
     found = read("terms.json", data.encode())
     assert found.terms == (Term("a", "b"), Term("g", ""), Term("7", "1.50"))
-    assert codes(found) == [(2, "columns"), (3, "shape"), (4, "shape")]
+    assert codes(found) == [(2, "shape"), (3, "shape"), (4, "shape")]
 
 
 def test_two_values_for_one_key_of_json_are_a_conflict():

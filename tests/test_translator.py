@@ -147,10 +147,15 @@ def test_a_text_without_a_letter_is_answered_at_once():
     assert backend.prompts == []
 
 
-@pytest.mark.parametrize("text", ["", " \n\t\u3000"])
-def test_an_empty_text_is_refused(text):
+def test_an_empty_text_is_refused():
     with pytest.raises(EmptyText, match="at least one word"):
-        run(ask(text))
+        run(ask(""))
+
+
+def test_white_space_comes_back_as_it_is():
+    backend = SaysBackend("no")
+    assert run(ask(" \n\t\u3000", source=None), backend)[-1].text == " \n\t\u3000"
+    assert backend.prompts == []
 
 
 def test_an_unknown_language_is_told_which_there_are():

@@ -5,6 +5,7 @@ import json
 import statistics
 import time
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from socket import SHUT_RDWR
 from typing import Any
 
@@ -36,6 +37,10 @@ class Gushes(EchoBackend):
 
 class Forgets(EchoBackend):
     """Loses every mark unless asked at temperature 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.info = replace(self.info, translates=True)  # or it would not be asked again
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
         again = prompt.sampling.temperature == 0

@@ -26,10 +26,11 @@ _STATUS = """
 <p class="yw-status"><span id="yw-status" role="status" aria-live="polite"></span>
 <span id="yw-rate" aria-hidden="true"></span></p>
 """
-# An accordion's inside comes into the page when it is opened first, so these two are filled then.
+# An accordion's inside comes into the page when it is opened first, so these are filled then.
 _DROP = '<label class="yw-drop"></label>'
 _USE_DROP = f"""window.yiwen.documents.useZone(element.querySelector("label"), "{",".join(KINDS)}")"""
 _USE_LIST = "window.yiwen.documents.useList(element)"
+_KEEP_HINT = "element.firstElementChild.textContent = window.yiwen.say('keep_hint')"
 _USE_GLOSSARIES = f"""window.yiwen.useGlossaries(element, "{",".join(GLOSSARY_KINDS)}")"""
 _NOTES = '<ul id="yw-notes" role="alert"></ul>'
 
@@ -69,6 +70,7 @@ def text_tab(translator: Translator) -> tuple[gr.Dropdown, gr.Dataframe]:
                 elem_id="yw-context",
             )
         with gr.Accordion(label("terms"), open=False, elem_id="yw-glossaries"):
+            gr.HTML(html_template='<p class="yw-hint"></p>', js_on_load=_KEEP_HINT, apply_default_css=False)
             terms = gr.Dataframe(
                 value=[["", ""] for _ in range(TERM_ROWS)],
                 column_count=2,

@@ -74,6 +74,13 @@ def settled(text: str, targets: Mapping[int, str], lang: str) -> str:
     for number, target in targets.items():
         before, _, rest = text.partition(f"<s{number}>")
         said, _, after = rest.partition(f"</s{number}>")
-        (result,) = glossary.check([Term("x", target)], "x", said, "", lang)
-        text = before + (said if result.applied else target) + after
+        if said != target and not _is_form(said, target, lang):
+            said = target
+        text = before + said + after
     return text
+
+
+def _is_form(said: str, target: str, lang: str) -> bool:
+    """Whether `said` holds the target, inflected or not."""
+    (result,) = glossary.check([Term("x", target)], "x", said, "", lang)
+    return result.applied > 0

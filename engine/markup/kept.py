@@ -4,7 +4,7 @@ Each is a mark that stands alone, so that no model sees it and the guard brings 
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 from engine.markup import marks
@@ -20,22 +20,27 @@ _CONTROL = re.compile(
 )
 
 
-def keep(part: Segment, find: Callable[[str], Iterable[Span]]) -> Segment:
-    """The segment with marks for what `find` finds in its runs, in order and apart, and for models' special tokens."""
+def keep(part: Segment, spans: Iterable[Span]) -> Segment:
+    """The segment with marks for the `spans` of its bare text and for models' special tokens. What a tag begins or ends
+    in stays as it is: it cannot be one mark."""
+    spans = [*spans]
     free = marks.free_numbers(part.text)
     kept: dict[int, str] = {}
     pieces: list[marks.Piece] = []
+    at = 0  # in the bare text
     for piece in marks.pieces(part.text, part.tags):
         if not isinstance(piece, str):
             pieces.append(piece)
             continue
+        words = [(start - at, end - at) for start, end in spans if at <= start and end <= at + len(piece)]
         done = 0
-        for start, end in _apart([*find(piece), *(found.span() for found in _CONTROL.finditer(piece))]):
+        for start, end in _apart([*words, *(found.span() for found in _CONTROL.finditer(piece))]):
             number = next(free)
             kept[number] = piece[start:end]
             pieces += [piece[done:start], marks.Mark(number, "alone")]
             done = end
         pieces.append(piece[done:])
+        at += len(piece)
     if not kept:
         return part
     tags = {**part.tags, **{number: (word, "") for number, word in kept.items()}}

@@ -8,7 +8,7 @@ from engine.documents.file import Options
 from engine.documents.folder import Job, Order
 from engine.documents.store import Documents, result_name
 from engine.errors import InvalidRequest, UnsupportedMedia
-from engine.server import wire
+from engine.server import answers, questions
 from engine.server.forms import MULTIPART, media_type
 from engine.server.limits import MAX_BODY_BYTES
 from engine.termbase.store import Glossaries
@@ -18,11 +18,11 @@ PATH = "/documents"
 MAX_FORM_FIELDS = 20
 
 _FILE = {"file": {"type": "string", "format": "binary"}}
-_SCHEMA = wire.DocumentFields.model_json_schema(
+_SCHEMA = questions.DocumentFields.model_json_schema(
     ref_template="#/paths/~1documents/post/requestBody/content/multipart~1form-data/schema/$defs/{model}"
 )
 _FORM = {**_SCHEMA, "properties": {**_FILE, **_SCHEMA["properties"]}, "required": ["file", "target_lang"]}
-_ERRORS = wire.refusals(
+_ERRORS = answers.refusals(
     {
         400: "An empty file, an unknown language, the same language twice, a glossary of other languages",
         404: "No such glossary",
@@ -32,8 +32,8 @@ _ERRORS = wire.refusals(
         503: "Too many documents are waiting",
     }
 )
-_MISSING = wire.refusals({404: "No such document"})
-_EARLY = wire.refusals({409: "Not translated yet"})
+_MISSING = answers.refusals({404: "No such document"})
+_EARLY = answers.refusals({409: "Not translated yet"})
 
 
 def router(store: Documents, glossaries: Glossaries) -> APIRouter:
@@ -45,7 +45,7 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
         summary="Translate a document",
         description="A multipart form: `file`, and the fields of `/translate` that fit; `glossary`, `sampling` and "
         "`exclude` as JSON text. What its name ends in says which kind of file it is.",
-        responses={202: {"model": wire.DocumentAnswer}, **_ERRORS},
+        responses={202: {"model": answers.DocumentAnswer}, **_ERRORS},
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
     )
     async def add(request: Request) -> Response:
@@ -56,16 +56,16 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
             if not isinstance(file, UploadFile):
                 raise InvalidRequest("file is missing; it must be a document, sent as a part of the form.")
             others = [(name, value) for name, value in form.multi_items() if name != "file"]
-            fields = wire.read_fields(wire.read_form(others), wire.DocumentFields)
+            fields = questions.read_fields(questions.read_form(others), questions.DocumentFields)
             name, data = file.filename or "", await file.read()
-        asked = await wire.to_request(fields, "", new_id(), glossaries)
+        asked = await questions.to_request(fields, "", new_id(), glossaries)
         options = Options(exclude=tuple(fields.exclude), retranslate=fields.retranslate)
         job = await store.add(data, Order(name, asked, options))
         return JSONResponse(_answer(job), 202, {"Location": f"{request.scope.get('root_path', '')}{PATH}/{job.id}"})
 
     @api.get(f"{PATH}/{{document_id}}", summary="How far a document is", responses=_MISSING)
-    async def status(document_id: str) -> wire.DocumentAnswer:
-        return wire.DocumentAnswer.model_validate(_answer(store.get(document_id)))
+    async def status(document_id: str) -> answers.DocumentAnswer:
+        return answers.DocumentAnswer.model_validate(_answer(store.get(document_id)))
 
     @api.get(
         f"{PATH}/{{document_id}}/result",
@@ -86,9 +86,9 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
     return api
 
 
-def _answer(job: Job) -> wire.JsonObject:
-    """What `wire.DocumentAnswer` says, without what is not known yet."""
-    known: wire.JsonObject = {
+def _answer(job: Job) -> questions.JsonObject:
+    """What `answers.DocumentAnswer` says, without what is not known yet."""
+    known: questions.JsonObject = {
         "id": job.id,
         "name": job.order.name,
         "status": job.status,
@@ -99,7 +99,7 @@ def _answer(job: Job) -> wire.JsonObject:
     if job.error:
         known["error"], known["code"] = job.error
     if job.answer:
-        known |= {**wire.answer(job.answer), "result_name": result_name(job)}
-        known["terms"] = [wire.counts(term) for term in job.answer.terms]  # the file has them, and we no places in it
+        known |= {**answers.answer(job.answer), "result_name": result_name(job)}
+        known["terms"] = [answers.counts(term) for term in job.answer.terms]  # without places, which nobody sees
         del known["translation"]
     return known

@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 
 from engine.errors import InvalidRequest, SameLanguage, UnknownLanguage, UnsupportedMedia
 from engine.languages import LANGUAGES, resolve_any
-from engine.server import wire
+from engine.server import answers, questions
 from engine.server.forms import MULTIPART, URLENCODED, media_type
 from engine.server.limits import MAX_BODY_BYTES, BodyTooLarge
 from engine.termbase.entries import MAX_TERMS, EmptyGlossary, Problem, sound
@@ -48,8 +48,8 @@ _FORMAT = {
     "required": False,
     "schema": {"type": "string", "enum": list(FORMATS), "default": "csv"},
 }
-_FORM = wire.GlossaryFileFields.model_json_schema()
-_JSON = wire.GlossaryFields.model_json_schema(  # its parts point at each other where /openapi.json has it first
+_FORM = questions.GlossaryFileFields.model_json_schema()
+_JSON = questions.GlossaryFields.model_json_schema(  # its parts point at each other where /openapi.json has it first
     ref_template="#/paths/~1glossaries/post/requestBody/content/application~1json/schema/$defs/{model}"
 )
 _FILE = {"file": {"type": "string", "format": "binary"}}
@@ -83,7 +83,7 @@ def router(store: Glossaries) -> APIRouter:
         summary="Keep a glossary",
         description="JSON, or a multipart form with the glossary's `file`: CSV, TSV, XLSX, JSON, TBX or TMX. Rows that "
         "cannot be used are told in `problems`, the others are kept.",
-        responses={201: {"model": wire.StoredAnswer}, **wire.refusals(_BAD)},
+        responses={201: {"model": answers.StoredAnswer}, **answers.refusals(_BAD)},
         openapi_extra={"requestBody": _BODY},
     )
     async def add(request: Request) -> Response:
@@ -93,17 +93,17 @@ def router(store: Glossaries) -> APIRouter:
         return JSONResponse(_stored_answer(stored, sent.problems), 201, {"Location": where})
 
     @api.get(PATH, summary="The glossaries that are kept, the oldest first")
-    async def listed() -> list[wire.GlossaryAnswer]:
-        return [wire.GlossaryAnswer.model_validate(_answer(stored)) for stored in store.listed()]
+    async def listed() -> list[answers.GlossaryAnswer]:
+        return [answers.GlossaryAnswer.model_validate(_answer(stored)) for stored in store.listed()]
 
     @api.get(
         ONE,
         summary="A glossary and its terms",
-        responses={200: {"model": wire.WholeGlossaryAnswer}, **wire.refusals(_MISSING)},
+        responses={200: {"model": answers.WholeGlossaryAnswer}, **answers.refusals(_MISSING)},
     )
     async def whole(glossary_id: str) -> Response:
         stored = await store.get(glossary_id)
-        text = await asyncio.to_thread(lambda: wire.to_json(_whole_answer(stored)))
+        text = await asyncio.to_thread(lambda: answers.to_json(_whole_answer(stored)))
         return Response(text, media_type="application/json")
 
     @api.get(
@@ -112,7 +112,7 @@ def router(store: Glossaries) -> APIRouter:
         response_class=Response,
         responses={
             200: {"content": {kind.partition(";")[0]: {} for kind in MEDIA_TYPES.values()}},
-            **wire.refusals({**_MISSING, 422: "No such format"}),
+            **answers.refusals({**_MISSING, 422: "No such format"}),
         },
         openapi_extra={"parameters": [_FORMAT]},
     )
@@ -129,7 +129,7 @@ def router(store: Glossaries) -> APIRouter:
     @api.put(
         ONE,
         summary="Replace a glossary whole",
-        responses={200: {"model": wire.StoredAnswer}, **wire.refusals({**_BAD, **_MISSING})},
+        responses={200: {"model": answers.StoredAnswer}, **answers.refusals({**_BAD, **_MISSING})},
         openapi_extra={"requestBody": _BODY},
     )
     async def replace(glossary_id: str, request: Request) -> Response:
@@ -137,7 +137,7 @@ def router(store: Glossaries) -> APIRouter:
         stored = await store.replace(glossary_id, sent.name, sent.source_lang, sent.target_lang, sent.terms)
         return JSONResponse(_stored_answer(stored, sent.problems))
 
-    @api.delete(ONE, status_code=204, summary="Forget a glossary", responses=wire.refusals(_MISSING))
+    @api.delete(ONE, status_code=204, summary="Forget a glossary", responses=answers.refusals(_MISSING))
     async def remove(glossary_id: str) -> None:
         await store.remove(glossary_id)
 
@@ -152,7 +152,7 @@ async def _read(request: Request, reading: asyncio.Semaphore) -> _Sent:
             if not isinstance(upload, UploadFile):
                 raise InvalidRequest("file is missing; it must be a glossary, sent as a part of the form.")
             others = {name: value for name, value in form.multi_items() if name != "file"}
-            fields = wire.read_fields(others, wire.GlossaryFileFields)
+            fields = questions.read_fields(others, questions.GlossaryFileFields)
             async with reading:
                 return await asyncio.to_thread(_from_file, fields, upload.filename or "", await upload.read())
     if kind in ("application/json", "text/plain", URLENCODED) or kind.endswith("+json"):  # a form: as curl calls all
@@ -166,16 +166,16 @@ async def _read(request: Request, reading: asyncio.Semaphore) -> _Sent:
 
 
 def _from_json(body: bytes) -> _Sent:
-    fields = wire.read_fields(wire.read_json(body), wire.GlossaryFields, MAX_TERMS)
+    fields = questions.read_fields(questions.read_json(body), questions.GlossaryFields, MAX_TERMS)
     both = [given for given in (fields.glossary, fields.terms) if given is not None]
     if len(both) != 1:
         raise InvalidRequest("Either terms or glossary must be there, and not both.")
     name, source, target = _name(fields.name), _code(fields.source_lang), _code(fields.target_lang)
-    terms, problems = sound(enumerate(wire.to_terms(both[0]), 1))
+    terms, problems = sound(enumerate(questions.to_terms(both[0]), 1))
     return _checked(_Sent(name, source, target, terms, problems))
 
 
-def _from_file(fields: wire.GlossaryFileFields, file_name: str, data: bytes) -> _Sent:
+def _from_file(fields: questions.GlossaryFileFields, file_name: str, data: bytes) -> _Sent:
     source, target = (code and _code(code) for code in (fields.source_lang.strip(), fields.target_lang.strip()))
     found = read(file_name, data, source, target)
     source, target = source or found.source_lang, target or found.target_lang
@@ -183,7 +183,7 @@ def _from_file(fields: wire.GlossaryFileFields, file_name: str, data: bytes) -> 
         if not code:
             raise InvalidRequest(f"{field} is missing, and the file does not say it; send the code of a language.")
     name = _name(
-        fields.name or PurePosixPath(file_name.replace("\\", "/")).stem[: wire.MAX_NAME_CHARACTERS] or "Glossary"
+        fields.name or PurePosixPath(file_name.replace("\\", "/")).stem[: questions.MAX_NAME_CHARACTERS] or "Glossary"
     )
     return _checked(_Sent(name, source, target, found.terms, found.problems))
 
@@ -223,7 +223,7 @@ def _download(name: str) -> dict[str, str]:
     }
 
 
-def _answer(stored: Stored) -> wire.JsonObject:
+def _answer(stored: Stored) -> questions.JsonObject:
     return {
         "id": stored.id,
         "name": stored.name,
@@ -234,9 +234,9 @@ def _answer(stored: Stored) -> wire.JsonObject:
     }
 
 
-def _stored_answer(stored: Stored, problems: Sequence[Problem]) -> wire.JsonObject:
+def _stored_answer(stored: Stored, problems: Sequence[Problem]) -> questions.JsonObject:
     return {**_answer(stored), "problems": [asdict(problem) for problem in problems]}
 
 
-def _whole_answer(stored: Stored) -> wire.JsonObject:
+def _whole_answer(stored: Stored) -> questions.JsonObject:
     return {**_answer(stored), "terms": [asdict(term) for term in stored.terms]}

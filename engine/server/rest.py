@@ -1,4 +1,4 @@
-"""`/translate`, `/detect` and `/languages`. Knows HTTP and the door; what a request looks like is `wire`'s."""
+"""`/translate`, `/detect` and `/languages`. Knows HTTP and the door; what may be asked is in `questions`."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from engine.detect import detect, is_certain
 from engine.errors import InvalidRequest, RequestError, UnsupportedMedia, YiwenError
 from engine.languages import LANGUAGES
 from engine.metrics import Metrics
-from engine.server import wire
+from engine.server import answers, questions
 from engine.server.forms import MULTIPART, URLENCODED, media_type
 from engine.server.limits import MAX_BODY_BYTES
 from engine.termbase.store import Glossaries
@@ -30,9 +30,9 @@ CLIENT_CLOSED_REQUEST = 499  # nginx's number; only logs see it
 _FORMS = (URLENCODED, MULTIPART)
 # Where the schema of the body will stand in /openapi.json, so that its parts can point at each other.
 _BODY_SCHEMA = "#/paths/~1translate/post/requestBody/content/application~1json/schema/$defs/{model}"
-_SCHEMA = wire.TranslateFields.model_json_schema(ref_template=_BODY_SCHEMA)
-_DETECT_SCHEMA = wire.DetectFields.model_json_schema()
-_ERRORS = wire.refusals(
+_SCHEMA = questions.TranslateFields.model_json_schema(ref_template=_BODY_SCHEMA)
+_DETECT_SCHEMA = questions.DetectFields.model_json_schema()
+_ERRORS = answers.refusals(
     {
         400: "Nothing to translate, an unknown language, the same language twice, a glossary of others, or broken JSON",
         403: "A page of another host asked",
@@ -44,7 +44,7 @@ _ERRORS = wire.refusals(
     }
 )
 
-_DETECT_ERRORS = wire.refusals({status: str(_ERRORS[status]["description"]) for status in (403, 413, 415, 422)})
+_DETECT_ERRORS = answers.refusals({status: str(_ERRORS[status]["description"]) for status in (403, 413, 415, 422)})
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -59,14 +59,14 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
         summary="Translate a text, or a list of texts",
         description="A form (urlencoded or multipart) takes the same fields; `glossary` and `sampling` as JSON text. "
         "`stream` answers with server-sent events, the messages of the WebSocket `/ws/translate`.",
-        responses={200: {"model": wire.TranslateAnswer}, **_ERRORS},
+        responses={200: {"model": answers.TranslateAnswer}, **_ERRORS},
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}},
     )
     async def translate(request: Request) -> Response:
-        fields = wire.read_fields(await _read(request), wire.TranslateFields)
+        fields = questions.read_fields(await _read(request), questions.TranslateFields)
         texts = [fields.text] if isinstance(fields.text, str) else fields.text
         run_id = new_id()  # one for all texts of a list: they take turns with other requests as one
-        first = await wire.to_request(fields, texts[0], run_id, glossaries)
+        first = await questions.to_request(fields, texts[0], run_id, glossaries)
         requests = [replace(first, text=text) for text in texts]
         if fields.stream:
             if not isinstance(fields.text, str):
@@ -77,17 +77,17 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
         except _ClientLeft:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         one = isinstance(fields.text, str)
-        return JSONResponse(wire.answer(finished[0]) if one else wire.answer_for_list(finished))
+        return JSONResponse(answers.answer(finished[0]) if one else answers.answer_for_list(finished))
 
     @api.post(
         "/detect",
         summary="Which language a text is in, or each of a list of texts",
         description="Among all languages that Yiwen knows, also those that the model lacks.",
-        responses={200: {"model": wire.DetectAnswer}, **_DETECT_ERRORS},
+        responses={200: {"model": answers.DetectAnswer}, **_DETECT_ERRORS},
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _DETECT_SCHEMA}}}},
     )
     async def which(request: Request) -> Response:
-        fields = wire.read_fields(await _read(request), wire.DetectFields)
+        fields = questions.read_fields(await _read(request), questions.DetectFields)
         texts = [fields.text] if isinstance(fields.text, str) else fields.text
         guesses = await asyncio.to_thread(lambda: [_detected(text) for text in texts])
         each = [{"detection": [asdict(guess) for guess in found], "certain": is_certain(found)} for found in guesses]
@@ -95,8 +95,8 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
         return JSONResponse(each[0] if one else {name: [said[name] for said in each] for name in each[0]})
 
     @api.get("/languages", summary="The languages of the model")
-    async def languages() -> list[wire.LanguageAnswer]:
-        return [wire.language_answer(LANGUAGES[code]) for code in translator.info.languages]
+    async def languages() -> list[answers.LanguageAnswer]:
+        return [answers.language_answer(LANGUAGES[code]) for code in translator.info.languages]
 
     return api
 
@@ -126,18 +126,18 @@ class EventStream(Response):
             event = await anext(events)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             try:
-                await _send_line(send, wire.event_message(self._run_id, event))
+                await _send_line(send, answers.event_message(self._run_id, event))
                 async for event in events:
-                    await _send_line(send, wire.event_message(self._run_id, event))
+                    await _send_line(send, answers.event_message(self._run_id, event))
             except Exception as error:  # too late for a status: the last resort of a stream that has begun
                 if not isinstance(error, YiwenError):
                     log.exception("a stream failed")
-                await _send_line(send, wire.error_message(self._run_id, error))
+                await _send_line(send, answers.error_message(self._run_id, error))
         await send({"type": "http.response.body"})
 
 
-async def _send_line(send: Send, message: wire.JsonObject) -> None:
-    line = f"data: {wire.to_json(message)}\n\n".encode()
+async def _send_line(send: Send, message: questions.JsonObject) -> None:
+    line = f"data: {answers.to_json(message)}\n\n".encode()
     await send({"type": "http.response.body", "body": line, "more_body": True})
 
 
@@ -148,11 +148,11 @@ async def _read(request: Request) -> object:
     # curl calls everything a form unless told otherwise, and no form begins with a brace.
     if kind in _FORMS and not body.lstrip().startswith(b"{"):
         if kind == URLENCODED:  # a chapter in Chinese has a million escapes, so others are answered meanwhile
-            return wire.read_form(await asyncio.to_thread(_read_urlencoded, body))
+            return questions.read_form(await asyncio.to_thread(_read_urlencoded, body))
         async with request.form(max_part_size=MAX_BODY_BYTES) as form:
-            return wire.read_form(form.multi_items())
+            return questions.read_form(form.multi_items())
     if kind in ("application/json", "text/plain", *_FORMS) or kind.endswith("+json"):
-        return wire.read_json(body)
+        return questions.read_json(body)
     raise UnsupportedMedia(f"The content type {kind[:80]!r} is not read here; send application/json or a form.")
 
 

@@ -1,4 +1,4 @@
-"""`/ws/translate`: many runs on one socket. Knows its messages and the door; what they look like is `wire`'s.
+"""`/ws/translate`: many runs on one socket. Knows its messages and the door; what they look like is `questions`'.
 
 Nothing is buffered here: a run waits until its message is taken, so a slow reader slows its own runs and no more.
 """
@@ -12,7 +12,7 @@ from starlette.websockets import WebSocketState
 
 from engine.errors import DuplicateRun, InvalidRequest, Overloaded, YiwenError
 from engine.metrics import Metrics
-from engine.server import wire
+from engine.server import answers, questions
 from engine.server.limits import MAX_BODY_BYTES, BodyTooLarge
 from engine.termbase.store import Glossaries
 from engine.translator import Translator
@@ -66,30 +66,30 @@ class _Socket:
             else:
                 await self._cancel(run_id)
         except YiwenError as error:
-            await self._send(wire.error_message(run_id, error))
+            await self._send(answers.error_message(run_id, error))
 
-    def _start(self, run_id: str, fields: wire.JsonObject) -> None:
+    def _start(self, run_id: str, fields: questions.JsonObject) -> None:
         if run_id in self._runs:
             raise DuplicateRun(f"The run {run_id!r} is under way and goes on; give a new run a new id.")
         if len(self._runs) >= MAX_RUNS:
             raise Overloaded(f"This socket has {MAX_RUNS} runs under way, the most there may be; wait, or cancel one.")
-        read = wire.read_fields(fields, wire.TranslateFields)
+        read = questions.read_fields(fields, questions.TranslateFields)
         if not isinstance(read.text, str):
             raise InvalidRequest("text must be a string: a run carries one text.")
         task = self._runs[run_id] = asyncio.create_task(self._run(run_id, read, read.text))
         task.add_done_callback(lambda _: self._runs.pop(run_id))  # also when cancelled before its first step
 
-    async def _run(self, run_id: str, fields: wire.TranslateFields, text: str) -> None:
+    async def _run(self, run_id: str, fields: questions.TranslateFields, text: str) -> None:
         try:
             # The client's id is its own; the scheduler's is new, since two sockets may both call a run 'r1'.
-            request = await wire.to_request(fields, text, new_id(), self._glossaries)
+            request = await questions.to_request(fields, text, new_id(), self._glossaries)
             async with aclosing(self._metrics.observe(self._translator.stream(request))) as events:
                 async for event in events:
-                    await self._send(wire.event_message(run_id, event))
+                    await self._send(answers.event_message(run_id, event))
         except Exception as error:  # the last resort of a run: the socket and its other runs go on
             if not isinstance(error, YiwenError):
                 log.exception("a run failed")
-            await self._send(wire.error_message(run_id, error))
+            await self._send(answers.error_message(run_id, error))
 
     async def _cancel(self, run_id: str) -> None:
         """Answers always: after `cancelled` nothing of that id comes, whether it ran, had ended or never was."""
@@ -102,17 +102,17 @@ class _Socket:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
 
-    async def _send(self, message: wire.JsonObject) -> None:
+    async def _send(self, message: questions.JsonObject) -> None:
         """Says nothing to a reader who has left: `serve` is told of that, and ends the runs."""
         if self._websocket.application_state is WebSocketState.CONNECTED:
             with suppress(WebSocketDisconnect):
-                await self._websocket.send_text(wire.to_json(message))
+                await self._websocket.send_text(answers.to_json(message))
 
 
-def _read(message: str | bytes) -> wire.JsonObject:
+def _read(message: str | bytes) -> questions.JsonObject:
     if len(message) > MAX_BODY_BYTES:
         raise BodyTooLarge(f"A message may have {MAX_BODY_BYTES // 1024**2} MiB at most; send the text in parts.")
-    fields = wire.read_json(message)
+    fields = questions.read_json(message)
     if not isinstance(fields, dict):
         raise InvalidRequest('A message must be one JSON object, such as {"type": "ping"}.')
     return fields

@@ -5,26 +5,41 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 
-from engine.termbase.entries import GlossaryError, Imported, Problem, Row, language_of, pair_of, shown, sound
+from engine.termbase.entries import (
+    MOST_LABEL_CHARACTERS,
+    GlossaryError,
+    Imported,
+    Problem,
+    Row,
+    language_of,
+    pair_of,
+    shown,
+    sound,
+)
 from engine.types import Term
 
 SAMPLE_ROWS = 100  # that columns without names are judged by
 MOST_COLUMNS = 64  # EU's termbase has 24 languages; what a header names beyond is not looked at
+MOST_ROLE_WORDS = 3  # of what a column is, before its language: "Source term (English)"
 HEADER_ROWS = 5  # among which the header is looked for: a title may stand above it
 
 Cells = tuple[int, Sequence[str]]  # a row as a person counts, and its cells
 
 _WORD = re.compile(r"[^\W_]+")
+_ROW_NUMBER = re.compile(r"([0-9]{1,7})[.)]?")
 _NAMES = {
     "source": """source src sourcestring sourceterm sourcetext sourceword term original phrase
         源 原文 源文 源文本 源术语 术语 原词 词条 原語 用語 원문 용어 quelle quelltext quellbegriff begriff ausgangstext
-        terme source termesource término origen términoorigen termine origine termo origem источник термин bron""",
+        terme termesource término origen términoorigen términodeorigen termine origine terminediorigine termo origem
+        termodeorigem источник термин bron źródło zdroj kaynak оригінал джерело المصدر مصدر مبدأ מקור स्रोत nguồn""",
     "target": """target tgt trg dst dest targetstring targetterm targettext targetword translation translated
-        translatedterm 译 译文 目标 目标文本 目标术语 翻译 译词 译名 譯文 訳 訳文 訳語 번역 번역문 번역어 ziel zieltext
-        zielbegriff übersetzung cible termecible traduction traducción destino términodestino traduzione tradução
-        перевод vertaling doel""",
+        translatedterm translatedtext 译 译文 目标 目标文本 目标术语 翻译 译词 译名 譯文 訳 訳文 訳語 번역 번역문 번역어
+        ziel zieltext zielbegriff übersetzung cible termecible traduction traducción destino términodestino
+        términodedestino traduzione destinazione terminedidestinazione tradução termodedestino перевод vertaling doel
+        cel tłumaczenie cíl překlad hedef çeviri переклад الهدف هدف الترجمة ترجمة مقصد ترجمه יעד תרגום अनुवाद bảndịch
+        terjemahan""",
     "case": """case casesensitive matchcase exactcase 区分大小写 大小写 大小写敏感 大文字小文字 großkleinschreibung
         casse respecterlacasse mayúsculas регистр""",
     "note": """note notes comment comments remark remarks description definition 备注 注释 说明 描述 定义 備考 비고 설명
@@ -35,8 +50,10 @@ _NAMES = {
     "target_label": """targetlang targetlanguage targetlng tgtlang tgtlng dstlang 目标语言 目标语 译文语言 zielsprache
         languecible idiomadestino""",
 }
+_A_TERM = "term terms begriff benennung terme término termine termo термин 术语 術語 用語 용어"  # beside a language
 _YES = "yes y true 1 x ✓ ✔ case-sensitive sensitive exact 是 对 区分 区分大小写 はい 예 ja wahr oui vrai sí si да"
 _NO = "no n false 0 - case-insensitive insensitive permissive 否 不 不区分 不区分大小写 いいえ 아니요 nein non faux нет"
+_JOINTS = " ()[]_-:/"  # between the words of a label
 _ID = "id"  # above a column, more often the number of a row than Indonesian
 
 
@@ -46,6 +63,10 @@ def _plain(label: str) -> str:
 
 
 _ROLES = {_plain(name): role for role, names in _NAMES.items() for name in names.split()}
+_TERM_WORDS = frozenset(map(_plain, _A_TERM.split()))
+_REGION = re.compile(  # behind a language: "(Germany)", memoQ's "_Germany"
+    r"\s*[(\[][^()\[\]]*[)\]]$|(?<=[^\W_]{4})_[^\W_]+(?:_[^\W_]+)*$"
+)
 _FLAGS = {"": False, "-": False, "✓": True, "✔": True}
 _FLAGS |= {
     _plain(word): value for words, value in ((_YES, True), (_NO, False)) for word in words.split() if _plain(word)
@@ -118,6 +139,7 @@ def named(cells: Sequence[str], source_lang: str = "", target_lang: str = "") ->
     Languages name columns too; of more than two the wanted ones are meant. Raises `GlossaryError` where they are not
     among them.
     """
+    width = len(cells)
     cells = cells[:MOST_COLUMNS]
     roles: dict[str, int] = {}
     languages: dict[int, str] = {}
@@ -139,28 +161,52 @@ def named(cells: Sequence[str], source_lang: str = "", target_lang: str = "") ->
         for role, code in zip(("source", "target"), pair, strict=True):
             roles[role] = next(place for place, language in alone.items() if language == code)
     elif missing := {"source", "target"} - roles.keys():
-        if len(alone) != 1:
+        if not alone:
             return None
-        roles[missing.pop()] = next(iter(alone))
-    width = max(place for place, cell in enumerate(cells) if cell.strip()) + 1
+        roles |= _filled_in(missing.pop(), alone, source_lang, target_lang)
     codes = [languages.get(roles[role], "") for role in ("source", "target")]
     return Columns(width, **roles, source_lang=codes[0], target_lang=codes[1])
 
 
+def _filled_in(missing: str, languages: dict[int, str], source_lang: str, target_lang: str) -> dict[str, int]:
+    """The column for the missing role, by its language; of several the wanted one, or both that are wanted."""
+    places = {code: place for place, code in reversed(languages.items())}
+    if len(places) == 1:
+        return {missing: min(languages)}
+    if source_lang in places and target_lang in places:
+        return {"source": places[source_lang], "target": places[target_lang]}
+    if (wanted := source_lang if missing == "source" else target_lang) in places:
+        return {missing: places[wanted]}
+    raise GlossaryError(
+        f"Beside the column of the {'target' if missing == 'source' else 'source'} the file has columns in "
+        f"{', '.join(reversed(places))}; say which of them is meant as the {missing} language."
+    )
+
+
 def _meaning(label: str) -> tuple[str, str]:
-    """(role, language) of a column: "source", "de", or both in "Source (German)"."""
+    """(role, language) of a column: "source", "de" also of "Term (German)", or both in "Source (German)"."""
     if role := _ROLES.get(_plain(label)):
         return role, ""
     if language := language_of(label):
         return "", language
-    words = _WORD.findall(label[:100])
-    role = _ROLES.get(_plain(words[0]), "") if len(words) > 1 else ""
-    language = language_of(label[label.index(words[0]) + len(words[0]) :].strip(" ()[]_-:/")) if role else ""
-    return (role, language) if language and role in ("source", "target") else ("", "")
+    label = label[:MOST_LABEL_CHARACTERS]
+    words = _WORD.findall(label)
+    if len(words) < 2:
+        return "", ""
+    if _plain(words[0]) in _TERM_WORDS:
+        return "", language_of(label[label.index(words[0]) + len(words[0]) :].strip(_JOINTS))
+    if _plain(words[-1]) in _TERM_WORDS:
+        return "", language_of(label[: label.rindex(words[-1])].strip(_JOINTS))
+    for word in islice(_WORD.finditer(label), MOST_ROLE_WORDS):
+        role = _ROLES.get(_plain(label[: word.end()]), "")
+        if role in ("source", "target") and (language := language_of(label[word.end() :].strip(_JOINTS))):
+            return role, language
+    return "", language_of(_REGION.sub("", label))
 
 
 def _unnamed(rows: Sequence[Sequence[str]]) -> Columns:
-    """Source, target, and then what the sampled rows hold: DeepL's two languages, a case, a note."""
+    """Source, target, and then what the sampled rows hold: DeepL's two languages, a case, a note. What stands before
+    is passed over where it is empty or numbers the rows."""
     widths = Counter(len(cells) for cells in rows)
     width = max(widths, key=lambda size: (widths[size], size), default=0)
     if rows and width < 2:
@@ -170,10 +216,24 @@ def _unnamed(rows: Sequence[Sequence[str]]) -> Columns:
         )
     if 2 * sum(map(_ends_in_languages, rows)) > len(rows):
         return Columns(width, 0, 1, source_label=2, target_label=3)
-    third = [cells[2] for cells in rows if len(cells) == width > 2]
-    if any(map(str.strip, third)) and all(_plain(cell) in _FLAGS for cell in third):
-        return Columns(width, 0, 1, case=2, note=3 if width > 3 else -1)
-    return Columns(width, 0, 1, note=2 if width > 2 else -1)
+    whole = [cells for cells in rows if len(cells) == width]
+    first = 0
+    while first + 2 < width and _is_aside([cells[first : first + 3] for cells in whole]):
+        first += 1
+    source, target, third, fourth = (place if place < width else -1 for place in range(first, first + 4))
+    flags = [cells[third] for cells in whole if third > 0]
+    if any(map(str.strip, flags)) and all(_plain(cell) in _FLAGS for cell in flags):
+        return Columns(width, source, target, case=third, note=fourth)
+    return Columns(width, source, target, note=third)
+
+
+def _is_aside(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first of three columns is empty, or numbers rows whose other two are full; a header may lack one."""
+    if not any(cells[0].strip() for cells in rows):
+        return True
+    numbers = [int(found[1]) for cells in rows[1:] if (found := _ROW_NUMBER.fullmatch(cells[0].strip()))]
+    rising = all(one < next_one for one, next_one in pairwise(numbers))
+    return len(numbers) == len(rows) - 1 > 1 and rising and all(all(map(str.strip, cells)) for cells in rows)
 
 
 def _ends_in_languages(cells: Sequence[str]) -> bool:

@@ -51,7 +51,8 @@ class UnsupportedGlossary(GlossaryError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one row; 1 is the first of the file as a person counts, header and empty rows included."""
+    """What is wrong with one row; 1 is the first of the file as a person counts, header and empty rows included. 0 is
+    for the whole."""
 
     row: int
     code: str

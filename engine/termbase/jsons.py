@@ -29,12 +29,9 @@ def read_json(text: str, source_lang: str, target_lang: str) -> Imported:
     """A row is a term's place in the file, from 1. Raises `GlossaryError`."""
     value = _parsed(text)
     pair = Pair(source_lang, target_lang)
-    if isinstance(value, _Object):
-        for name, inside in value.pairs:
-            if name in _WRAPPERS and isinstance(inside, _Object | list):
-                pair = _pair_beside(value, pair)
-                value = inside
-                break
+    while isinstance(value, _Object) and (inside := _wrapped(value)) is not None:
+        pair = _pair_beside(value, pair)
+        value = inside
     terms, problems = sound(_rows(value, pair, (source_lang, target_lang)))
     return Imported(terms, problems, *pair.said)
 
@@ -52,6 +49,13 @@ def _parsed(text: str) -> object:
     except ValueError as error:
         raise GlossaryError(f"The file is no valid JSON: {error}. Mend it there and send it again.") from error
     return value
+
+
+def _wrapped(value: _Object) -> object:
+    """What stands under a name that says that the terms are there, or None."""
+    return next(
+        (inside for name, inside in value.pairs if name in _WRAPPERS and isinstance(inside, _Object | list)), None
+    )
 
 
 def _pair_beside(wrapper: _Object, pair: Pair) -> Pair:
@@ -73,7 +77,9 @@ def _rows(value: object, pair: Pair, wanted: tuple[str, str]) -> Iterator[Row]:
     elif isinstance(value, list):
         shapes: dict[tuple[str, ...], Columns | None] = {}
         for number, item in enumerate(value, 1):
-            if isinstance(item, list):
+            if isinstance(item, list) and len(item) != 2:
+                yield Problem(number, "shape", f"The entry is a list of {len(item):,}; a pair is a list of two texts.")
+            elif isinstance(item, list):
                 yield from _row(number, item, _PAIR, pair)
             elif isinstance(item, _Object):
                 keys = tuple(key for key, _ in item.pairs)

@@ -67,7 +67,8 @@ def read(name: str, data: bytes, source_lang: str = "", target_lang: str = "") -
     except BadDocument as error:
         raise GlossaryError(str(error)) from error
     if not found.terms:
-        why = f" Row {found.problems[0].row}: {found.problems[0].message}" if found.problems else ""
+        first = next((problem for problem in found.problems if problem.row), None)
+        why = f" Row {first.row:,}: {first.message}" if first else ""
         raise EmptyGlossary(f"The file has no row with a term that can be used.{why}")
     return found
 
@@ -91,9 +92,12 @@ def _read(suffix: str, data: bytes, source_lang: str, target_lang: str) -> Impor
         return read_tbx(data, source_lang, target_lang)
     if kind == "tmx":
         return read_tmx(data, source_lang, target_lang)
-    if suffix in _XML or kind == "html":
+    if suffix in _XML or kind == "html" or text.startswith("<?xml"):
         what = f"has the root {kind[:40]}" if kind else "has no root"
-        raise UnsupportedGlossary(f"The file {what}; of XML only TBX (martif, tbx) and TMX (tmx) are glossaries.")
+        raise UnsupportedGlossary(
+            f"The file {what}; of XML only TBX (martif, tbx) and TMX (tmx) are glossaries. Save it as one of those, or "
+            "as .xlsx or .csv."
+        )
     if suffix == ".json" or _is_json(text):
         return read_json(text, source_lang, target_lang)
     return read_delimited(text, suffix, source_lang, target_lang)

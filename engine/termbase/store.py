@@ -28,7 +28,9 @@ FIRST_LINE_BYTES = 4_000  # a name of 150 characters takes 1,800 of them at the 
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-_OURS = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jsonl")  # a UUID: clients of DeepL's ask for one
+_OURS = re.compile(  # a UUID: clients of DeepL's ask for one
+    r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jsonl(\.new)?"
+)
 
 
 class NoSuchGlossary(RequestError):
@@ -188,6 +190,9 @@ def _listed_in(shelf: Path) -> list[Stored]:
     for path in shelf.iterdir():
         if name := _OURS.fullmatch(path.name):
             try:
+                if name[2]:  # it was being written when the process was killed
+                    path.unlink()
+                    continue
                 with path.open("rb") as file:
                     found.append(_first_line(file.readline(FIRST_LINE_BYTES), name[1]))
             except (OSError, ValueError, RecursionError) as error:

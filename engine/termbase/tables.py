@@ -7,10 +7,12 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 from engine.documents.package import Package, unpack
 from engine.termbase.columns import MOST_COLUMNS, Cells, imported, named
-from engine.termbase.entries import MAX_TERMS, GlossaryError, GlossaryTooLarge, Imported, Problem
+from engine.termbase.entries import MAX_TERMS, GlossaryError, GlossaryTooLarge, Imported, Problem, shown
 
 MOST_LINES = 500_000  # ends of lines, of which CR LF are two
 MOST_LINES_IN_CELL = 20  # a quotation mark that no other closes within so many is a stray one
@@ -28,6 +30,11 @@ _UNCLOSED = "\0unclosed"  # put after a row, it is swallowed by a cell that does
 _GUARDED = re.compile("'+[=+\\-@＝＋－＠]")
 _FORMULA = re.compile("'*[=+\\-@＝＋－＠]")
 _ASIDE = re.compile(r"^docProps/|/styles\.xml$|/(theme|drawings|charts|tables|pivot\w+|externalLinks)/", re.IGNORECASE)
+_CELL_ERRORS = frozenset(  # as Excel writes them; what it cannot compute is no term
+    "#REF! #N/A #NAME? #VALUE! #DIV/0! #NULL! #NUM! #SPILL! #CALC! #FIELD! #BLOCKED! #CONNECT!".split()
+)
+_EMPTY_CELL = re.compile(rb'<c r="[A-Z]{1,3}[0-9]{1,7}"(?: s="[0-9]{1,6}")?/>')  # only formatted
+_EMPTY_ROW = re.compile(rb'<row r="[0-9]{1,7}"[^<>]*(?:/>|></row>)')
 _CELLS_END = b"</sheetData>"
 _OPENPYXL_ERRORS = (  # what it raises for a damaged workbook; it has no class of its own for that
     ArithmeticError,
@@ -56,21 +63,32 @@ def read_delimited(text: str, suffix: str, source_lang: str, target_lang: str) -
 
 
 def read_xlsx(data: bytes, source_lang: str, target_lang: str) -> Imported:
-    """The terms of the first sheet that has any cell. A formula is the text that it is typed as; nothing is computed.
+    """The terms of the first sheet that is shown and has two cells in a row. A formula is the text that it is typed as;
+    nothing is computed.
 
     Raises `GlossaryError`, and `BadDocument` for what is no zip within bounds.
     """
     safe = _checked(unpack(data, ".xlsx"))
     try:
-        rows = list(_sheet(safe))
+        rows, passed_over = _sheet(safe)
     except _OPENPYXL_ERRORS as error:
         raise GlossaryError(
             f"The workbook is damaged ({type(error).__name__}: {str(error)[:100]}); open it in Excel, save it anew and "
             "send that."
         ) from error
     width = max((len(cells) for _, cells in rows), default=0)
-    padded = ((number, [*cells, *[""] * (width - len(cells))]) for number, cells in rows)
-    return imported(padded, source_lang, target_lang)
+    padded = (_sound(number, [*cells, *[""] * (width - len(cells))]) for number, cells in rows)
+    found = imported(padded, source_lang, target_lang)
+    if not passed_over:
+        return found
+    what = "Of the workbook one sheet is read; these have cells too, and are left out: " + ", ".join(passed_over)
+    return replace(found, problems=(Problem(0, "other_sheets", f"{what}. Send each by itself."), *found.problems))
+
+
+def _sound(number: int, cells: Sequence[str]) -> Cells | Problem:
+    if wrong := _CELL_ERRORS.intersection(cells):
+        return Problem(number, "cell_error", f"A cell holds the error {min(wrong)}; mend it in the spreadsheet.")
+    return number, cells
 
 
 def guarded(cell: str) -> str:
@@ -165,6 +183,7 @@ def _checked(package: Package) -> bytes:
                 )
             if (end := content.find(_CELLS_END)) >= 0:
                 content = content[: end + len(_CELLS_END)] + b"</worksheet>"
+                content = _EMPTY_ROW.sub(b"", _EMPTY_CELL.sub(b"", content))
             tags += content.count(b"<")
             safe.writestr(name, content)
     if tags > MOST_XML_TAGS:
@@ -175,26 +194,39 @@ def _checked(package: Package) -> bytes:
     return out.getvalue()
 
 
-def _sheet(data: bytes) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not empty of the first sheet that has such, without the empty cells at their ends."""
+def _sheet(data: bytes) -> tuple[list[Cells], list[str]]:
+    """The rows of the sheet that is read, and the names of others that are shown and not empty.
+
+    That sheet is the first that is shown and has two cells in a row: a cover has one. Else the first that has any.
+    """
     from openpyxl import load_workbook  # here, since it costs a start 0.1 s and few ever need it
 
     book = load_workbook(io.BytesIO(data), read_only=True, keep_links=False)
     try:
-        for sheet in book.worksheets:
-            empty = True
-            for number, values in enumerate(sheet.iter_rows(1, EXCEL_ROWS, 1, MOST_COLUMNS, values_only=True), 1):
-                if values.count(None) == MOST_COLUMNS:
-                    continue
-                empty = False
-                filled = MOST_COLUMNS
-                while values[filled - 1] is None:
-                    filled -= 1
-                yield number, [_text(value) for value in values[:filled]]
-            if not empty:
-                return
+        visible = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"] or book.worksheets
+        sheets = [(sheet.title, rows) for sheet in visible if (rows := list(_filled_rows(sheet)))]
     finally:
         book.close()
+    if not sheets:
+        return [], []
+    read = next((place for place, (_, rows) in enumerate(sheets) if any(_has_two(cells) for _, cells in rows)), 0)
+    others = [shown(title) for place, (title, _) in enumerate(sheets) if place != read]
+    return sheets[read][1], others
+
+
+def _filled_rows(sheet: Any) -> Iterator[Cells]:
+    """Without the empty cells at their ends."""
+    for number, values in enumerate(sheet.iter_rows(1, EXCEL_ROWS, 1, MOST_COLUMNS, values_only=True), 1):
+        if values.count(None) == MOST_COLUMNS:
+            continue
+        filled = MOST_COLUMNS
+        while values[filled - 1] is None:
+            filled -= 1
+        yield number, [_text(value) for value in values[:filled]]
+
+
+def _has_two(cells: Sequence[str]) -> bool:
+    return sum(map(bool, map(str.strip, cells))) > 1
 
 
 def _text(value: object) -> str:

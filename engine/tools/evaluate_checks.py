@@ -215,7 +215,7 @@ def show(scores: dict[str, Any]) -> str:
     kinds = list(DAMAGE)
     heads = ["references", "false alarms", *kinds, "all damage"]
     lines = [f"{'':30}" + "".join(f"{head:>16}" for head in heads)]
-    for name, by_direction in scores["scores"].items():
+    for name, by_direction in scores.items():
         for direction, of in by_direction.items():
             recalls = [of["recall_by_kind"].get(kind) for kind in kinds]
             cells = [f"{of['references']:,}", f"{of['false_alarms']:.2%}"]

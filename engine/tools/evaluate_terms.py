@@ -35,6 +35,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from engine import glossary
 from engine.backends.base import Backend
+from engine.markup import marks, plain
 from engine.scheduler import Scheduler
 from engine.tools import asking, corpus
 from engine.tools.asking import GREEDY, share
@@ -194,7 +195,7 @@ def in_domain_questions(
         source, target, text, reference = (
             (pair.lang, "en", pair.other, pair.english) if into_english else ("en", pair.lang, pair.english, pair.other)
         )
-        known = glossary.check(example.terms, text, reference, source, target)
+        known = glossary.check(example.terms, _translated(text), reference, source, target)
         if not known:
             continue
         kind = "natural" if all(term.applied for term in known) else "swapped"
@@ -205,6 +206,11 @@ def in_domain_questions(
         if len(questions) == 2 * limit:
             break
     return questions
+
+
+def _translated(text: str) -> str:
+    """What of it is translated: a term in code stays, and so it should."""
+    return "\n".join(marks.bare(block.text, block.tags) for block in plain.parse(text).blocks)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -312,7 +318,8 @@ def terms_scores(questions: Sequence[Question], said: Sequence[Finished]) -> dic
 def _score(group: Sequence[tuple[Question, Finished]]) -> dict[str, Any]:
     counts = Counter[str]()
     for question, answer in group:
-        results = glossary.check(question.counted, question.text, answer.text, question.source, question.target)
+        seen = _translated(question.text)
+        results = glossary.check(question.counted, seen, answer.text, question.source, question.target)
         for result in results:
             wanted = question.most.get(result.source, result.count)
             counts["terms"] += wanted > 0

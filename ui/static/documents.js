@@ -110,8 +110,9 @@ window.yiwenDocuments = (root, { say, element }) => {
     else forget(id, view);
   }
 
+  // The server's answer; nothing where no file was chosen.
   async function start(fields) {
-    if (!chosen) return (hint.textContent = say("document_missing"));
+    if (!chosen) return void (hint.textContent = say("document_missing"));
     const form = new FormData();
     form.append("file", chosen);
     for (const [name, value] of Object.entries(fields)) form.append(name, value);
@@ -122,11 +123,13 @@ window.yiwenDocuments = (root, { say, element }) => {
     if (picker) picker.value = "";
     choose(null);
     const answer = await asked(new URL("documents", root), { method: "POST", body: form, signal: sending.signal });
-    if (!answer.id) return refused(view, answer.trouble ?? say("unreachable"));
-    rows.set(answer.id, view);
-    remember((ids) => [...ids, answer.id]);
-    show(view, answer.id, answer);
-    follow(answer.id, view);
+    if (answer.id) {
+      rows.set(answer.id, view);
+      remember((ids) => [...ids, answer.id]);
+      show(view, answer.id, answer);
+      follow(answer.id, view);
+    } else refused(view, answer.trouble ?? answer.missing ?? say("unreachable"));
+    return answer;
   }
 
   // Whether there is any.

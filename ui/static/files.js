@@ -14,14 +14,15 @@ window.yiwenFiles = (say, element) => {
     zone.replaceChildren(picker, hint);
   }
 
-  // The answer's body; { missing } where there is no such thing; { trouble } where it may go better later.
+  // The answer's body; { missing } where there is no such thing; { trouble } where it may go better later. Both are
+  // sentences, with the server's `code` beside them.
   async function asked(url, options) {
     try {
       const answer = await fetch(url, options);
       const body = answer.status === 204 ? {} : await answer.json().catch(() => ({}));
       if (answer.ok) return body;
-      if (answer.status === 404) return { missing: true };
-      return { trouble: body.error ?? say("document_refused", { status: answer.status }) };
+      const sentence = body.error ?? say("document_refused", { status: answer.status });
+      return { [answer.status === 404 ? "missing" : "trouble"]: sentence, code: body.code };
     } catch {
       return { trouble: say("unreachable") };
     }

@@ -7,15 +7,19 @@ window.yiwenGlossaries = (root, { say, element, languageName, languages }) => {
   const { useZone, asked, button } = window.yiwenFiles(say, element);
   const hint = element("span", "", say("glossary_hint"));
   const picker = element("select", "");
+  const title = element("label", "", say("glossary"));
   const actions = element("span", "yw-doc-actions");
-  const row = element("div", "yw-glossary-row", picker, actions);
-  const report = element("div", "yw-glossary-report");
-  let kept = []; // { id, name, source_lang, target_lang, term_count }
+  const row = element("div", "yw-glossary-row", title, actions, picker);
+  const said = element("p", "yw-glossary-said");
+  const rows = element("div", ""); // of the file sent last that could not be used
+  let kept = null; // { id, name, source_lang, target_lang, term_count } of each, once the server has said
 
-  report.setAttribute("role", "status");
-  picker.id = "yw-glossary";
-  picker.setAttribute("aria-label", say("glossary"));
-  picker.onchange = () => choose(picker.value);
+  said.setAttribute("role", "status");
+  title.htmlFor = picker.id = "yw-glossary";
+  picker.onchange = () => {
+    choose(picker.value);
+    remember(picker.value);
+  };
 
   const address = (rest = "") => new URL(`glossaries${rest}`, root);
   const name = (code) => (code in languages ? languageName(code) : code);
@@ -28,14 +32,18 @@ window.yiwenGlossaries = (root, { say, element, languageName, languages }) => {
     }
   }
 
-  function choose(id) {
-    const chosen = kept.find((one) => one.id === id);
-    picker.value = chosen?.id ?? "";
+  function remember(id) {
     try {
-      localStorage.setItem(REMEMBERED, picker.value);
+      localStorage.setItem(REMEMBERED, id);
     } catch {
       // then it is forgotten with the page
     }
+  }
+
+  function choose(id) {
+    const chosen = kept?.find((one) => one.id === id);
+    picker.value = chosen?.id ?? "";
+    picker.title = picker.selectedOptions[0].text; // a long name is cut off
     actions.replaceChildren();
     if (!chosen) return;
     const link = element("a", "", say("download"));
@@ -43,33 +51,41 @@ window.yiwenGlossaries = (root, { say, element, languageName, languages }) => {
     actions.append(link, button("remove", () => remove(chosen.id)));
   }
 
-  function list(glossaries, chosen) {
-    kept = glossaries;
-    const options = kept.map(({ id, name: title, source_lang: from, target_lang: to, term_count: count }) => {
-      const option = element("option", "", say("glossary_option", { title, from: name(from), to: name(to), count }));
-      option.value = id;
-      return option;
-    });
+  function option({ id, name: title, source_lang: from, target_lang: to, term_count: count }) {
+    const values = { title, from: name(from), to: name(to), count: count.toLocaleString() };
+    const made = element("option", "", say("glossary_option", values));
+    made.value = id;
+    return made;
+  }
+
+  function list(chosen) {
     const none = element("option", "", say("glossary_none"));
     none.value = "";
-    picker.replaceChildren(none, ...options);
-    row.hidden = !kept.length;
+    picker.replaceChildren(none, ...(kept ?? []).map(option));
     choose(chosen);
   }
 
   function tell(sentence, problems = []) {
-    report.replaceChildren(element("p", "", sentence));
+    said.textContent = sentence;
+    rows.replaceChildren();
     if (!problems.length) return;
-    const told = problems.slice(0, MOST_TOLD).map((one) => say("glossary_row", { row: one.row, message: one.message }));
-    if (problems.length > MOST_TOLD) told.push(say("glossary_more", { count: problems.length - MOST_TOLD }));
+    const told = problems
+      .slice(0, MOST_TOLD)
+      .map(({ row, message }) => (row ? say("glossary_row", { row, message }) : message)); // 0: of the whole file
+    if (problems.length > MOST_TOLD) told.push(say("more", { count: problems.length - MOST_TOLD }));
     const summary = element("summary", "", say("glossary_problems", { count: problems.length }));
     const lines = told.map((line) => element("li", "yw-warning", line));
-    report.append(element("details", "yw-doc-doubts", summary, element("ul", "", ...lines)));
+    rows.append(element("details", "yw-doc-doubts", summary, element("ul", "", ...lines)));
   }
 
-  async function refresh(chosen = picker.value) {
+  // One that is no longer there, since another page has deleted it, is not asked for again.
+  async function refresh(chosen) {
     const glossaries = await asked(address());
-    if (Array.isArray(glossaries)) list(glossaries, chosen);
+    if (!Array.isArray(glossaries)) return tell(glossaries.trouble ?? say("unreachable"));
+    kept = glossaries;
+    list(chosen);
+    remember(picker.value);
+    if (chosen && !picker.value) tell(say("glossary_gone"));
   }
 
   // Languages that the file does not say itself are those of the page.
@@ -81,14 +97,15 @@ window.yiwenGlossaries = (root, { say, element, languageName, languages }) => {
     const answer = await asked(address(), { method: "POST", body: form });
     if (!answer.id) return tell(answer.trouble ?? say("unreachable"));
     await refresh(answer.id);
-    tell(say("glossary_kept", { title: answer.name, count: answer.term_count }), answer.problems);
+    tell(say("glossary_kept", { title: answer.name, count: answer.term_count.toLocaleString() }), answer.problems);
   }
 
   async function remove(id) {
     const { trouble } = await asked(address(`/${id}`), { method: "DELETE" });
     if (trouble) return tell(trouble);
-    report.replaceChildren();
-    refresh("");
+    tell("");
+    await refresh("");
+    picker.focus(); // the button that was pressed is gone
   }
 
   return {
@@ -99,10 +116,12 @@ window.yiwenGlossaries = (root, { say, element, languageName, languages }) => {
         input.value = "";
       };
       useZone(zone, { id: "yw-glossary-file", kinds, hint, choose });
-      place.replaceChildren(row, zone, report);
+      list(""); // so that its room is there from the start
+      place.replaceChildren(row, zone, said, rows);
       refresh(remembered());
     },
-    chosen: () => picker.value || null,
+    chosen: () => (kept ? picker.value : remembered()),
+    refresh: () => refresh(kept ? picker.value : remembered()),
     remembered,
   };
 };

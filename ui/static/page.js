@@ -7,6 +7,7 @@ window.yiwen = (() => {
   const FRAME_MS = 33; // at most 30 paints a second, however fast the tokens come
   const COUNT_AFTER_MS = 400; // of quiet, before the server is asked for a token count
   const LAST_SOURCE = "yiwen-source";
+  const MOST_NOTES = 30; // of each kind: a book may have a thousand terms
 
   const { text, chineseLocales, languages, maxTextTokens, model, licence } = window.YIWEN;
   const chinese = chineseLocales.includes(navigator.language); // the choice that gr.I18n makes for the labels
@@ -64,11 +65,14 @@ window.yiwen = (() => {
   function markTerms(terms) {
     if (!window.Highlight) return; // a browser without them shows the words plain
     const nodes = [...output().childNodes];
+    let length = 0;
+    const ends = nodes.map((node) => (length += node.length));
     const at = halves(output().textContent);
+    const within = (place, node) => [nodes[node], place - (ends[node - 1] ?? 0)];
     const ranges = terms.flatMap(({ places }) => places ?? []).map(([start, end]) => {
       const range = new Range();
-      range.setStart(...within(nodes, at(start), false));
-      range.setEnd(...within(nodes, at(end), true));
+      range.setStart(...within(at(start), first(ends, (nodeEnd) => nodeEnd > at(start))));
+      range.setEnd(...within(at(end), first(ends, (nodeEnd) => nodeEnd >= at(end)))); // at a border the node before
       return range;
     });
     CSS.highlights.set("yw-term", new Highlight(...ranges));
@@ -88,13 +92,15 @@ window.yiwen = (() => {
     return (place) => starts[place] ?? place;
   }
 
-  // The node and the place in it; at a border that of the node before where something `ends` there.
-  function within(nodes, place, ends) {
-    for (const node of nodes) {
-      if (place < node.length || (ends && place === node.length)) return [node, place];
-      place -= node.length;
+  // The index of the first of which `holds` is true, as it is of all after it.
+  function first(sorted, holds) {
+    let [from, to] = [0, sorted.length];
+    while (from < to) {
+      const middle = (from + to) >> 1;
+      if (holds(sorted[middle])) to = middle;
+      else from = middle + 1;
     }
-    return [nodes.at(-1), nodes.at(-1).length];
+    return from;
   }
 
   function show(translation, lang) {
@@ -155,16 +161,39 @@ window.yiwen = (() => {
   function sayDone({ usage, detected_source_lang: source, detection, terms, warnings }) {
     const seconds = usage.seconds.toFixed(usage.seconds < 0.1 ? 2 : usage.seconds < 10 ? 1 : 0);
     let sentence = say("done", { tokens: sayCount("tokens", usage.output_tokens), seconds });
-    if (detection?.length && known(source)) sentence += ` · ${say("detected", { language: languageName(source) })}`;
+    const unsure = (warnings ?? []).some(({ code }) => code === "uncertain_language");
+    if (detection?.length && known(source)) {
+      sentence += ` · ${say(unsure ? "taken_for" : "detected", { language: languageName(source) })}`;
+    }
     status(sentence);
-    for (const { message, segment } of warnings ?? []) {
+    noteEach(warnings ?? [], "warning", ({ code, message, segment }) => {
+      if (code === "uncertain_language" && detection?.length) return note("warning", doubted(detection));
       const place = total > 1 && Number.isInteger(segment) ? `${say("in_segment", { number: segment + 1 })} ` : "";
       note("warning", place + message);
-    }
-    for (const { source, target, count, applied } of terms ?? []) {
-      const used = element("span", "yw-used", say("term_applied", { applied, count }));
-      note(applied < count ? "term-missed" : "term-used", `${source} → ${target} `, used);
-    }
+    });
+    const [missed, used] = [[], []];
+    for (const term of terms ?? []) (term.applied < term.count ? missed : used).push(term);
+    noteEach(missed, "term-missed", (term) => noteTerm("term-missed", term));
+    noteEach(used, "term-used", (term) => noteTerm("term-used", term));
+  }
+
+  function noteEach(all, kind, tell) {
+    all.slice(0, MOST_NOTES).forEach(tell);
+    if (all.length > MOST_NOTES) note(kind, say("more", { count: (all.length - MOST_NOTES).toLocaleString() }));
+  }
+
+  function noteTerm(kind, { source, target, count, applied }) {
+    const kept = source === target;
+    const how = element("span", "yw-used", say(kept ? "term_kept" : "term_applied", { applied, count }));
+    note(kind, kept ? `${source} ` : `${source} → ${target} `, how);
+  }
+
+  // Which languages a text may be in, in the reader's words.
+  function doubted(detection) {
+    const named = detection.map(({ lang, score }) =>
+      say("share", { language: known(lang) ? languageName(lang) : lang, share: Math.round(score * 100) }),
+    );
+    return say("uncertain", { languages: named.join(say("or")) });
   }
 
   const on = {
@@ -195,7 +224,10 @@ window.yiwen = (() => {
       busy(false);
       status(say("stopped"));
     },
-    error: ({ error }) => fail(error),
+    error: ({ error, code }) => {
+      fail(error);
+      forgetGlossary(code);
+    },
     lost: () => fail(say("lost")),
     unreachable: () => fail(say("unreachable")),
   };
@@ -215,13 +247,18 @@ window.yiwen = (() => {
   function asks(source, into, context, terms) {
     const fields = { source_lang: source, target_lang: into, context };
     if (known(lastSource())) fields.source_hint = lastSource();
-    if (glossaries.chosen()) fields.glossary_id = glossaries.chosen();
-    return { ...fields, glossary: glossary(terms) };
+    return { ...fields, glossary: glossary(terms), glossary_id: glossaries.chosen() };
   }
 
-  function startDocument(source, into, context, terms) {
+  async function startDocument(source, into, context, terms) {
     const fields = asks(source, into, context, terms);
-    documents.start({ ...fields, glossary: JSON.stringify(fields.glossary) });
+    const answer = await documents.start({ ...fields, glossary: JSON.stringify(fields.glossary) });
+    forgetGlossary(answer?.code);
+  }
+
+  // Another page has deleted it: it is not asked for again.
+  function forgetGlossary(code) {
+    if (code === "no_such_glossary") glossaries.refresh();
   }
 
   // The language that the reader named last: it counts where that of a text is not sure.
