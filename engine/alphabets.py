@@ -142,11 +142,10 @@ _WORDS = {  # articles, pronouns, greetings, … and what tells Malay from Indon
     "vi": "và của là có không được cho với các một người những này trong đã tôi anh cô ông khi ra sẽ để bạn nó đó con "
     "do ai em sa hay xin chào cảm ơn",
 }
-_SPEAKERS = {
-    word: frozenset(code for code, words in _WORDS.items() if word in words.split())
-    for words in _WORDS.values()
-    for word in words.split()
-}
+_SPEAKERS: dict[str, frozenset[str]] = {}
+for _code, _words in _WORDS.items():
+    for _word in _words.split():
+        _SPEAKERS[_word] = _SPEAKERS.get(_word, frozenset()) | {_code}
 
 
 @lru_cache(maxsize=16_384)

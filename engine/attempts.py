@@ -182,7 +182,7 @@ class Attempts:
         await _drained(self._say(answer, ask, asked))
         text, targets = in_place.that_came_back(text, segment.tags, targets, answer.text)
         asked = replace(asked, text=text, tags=in_place.with_pairs(segment.tags, targets))
-        return self._candidate(answer, asked, lambda mended: in_place.settled(mended, targets, target))
+        return self._candidate(answer, asked, lambda mended: in_place.settled(mended, segment.tags, targets, target))
 
     def _other_ask(self, remedy: Remedy, best: _Candidate) -> _Ask | None:
         """The prompt of a remedy, or None where it would be no other than the first."""
@@ -336,6 +336,7 @@ class Attempts:
     def _judged(self, text: str, answer: Answer, *faults: Fault) -> _Candidate:
         """What is amiss with the `text` of an answer, whose marks are right: the `faults`, and what a look tells."""
         segment, found = self._segment, list(faults)
+        text = _in_their_case(text, segment.terms)
         said = kept.bare(segment, kept.spelt_out(segment, text))
         if not said.strip():
             return _Candidate("", (_EMPTY,))
@@ -380,6 +381,14 @@ def _sentences_and_gaps(text: str, found: Sequence[tuple[int, int]], target: str
         pieces += [join_gap(text[done:start], text[:done], LANGUAGES[target]), text[start:end]]
         done = end
     return pieces
+
+
+def _in_their_case(text: str, terms: Sequence[Term]) -> str:
+    """With the capitals of the glossary where the answer has none: German nouns, names."""
+    for term in terms:
+        if (small := term.target.lower()) != term.target and small in text:
+            text = re.sub(rf"(?<!\w){re.escape(small)}(?!\w)", term.target.replace("\\", r"\\"), text)
+    return text
 
 
 def _joined(*contexts: str) -> str:

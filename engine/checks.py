@@ -421,6 +421,7 @@ MIN_NUMBER = 32  # smaller ones are said in words, are hours, days and months, a
 _NUMBER = re.compile(r"\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?!\d)|\d+(?:[.,'’٫٬]\d+)*")
 _DIGITS = re.compile(r"\d+")
 _DATE_OR_TIME = re.compile(r"\d{1,2}[.,]\d\d(?:[.,]\d+)*|\d+(?:[.,]\d+){2,}")  # whose parts may be put otherwise
+_TIME = re.compile(r"(?<![\d:.])([01]?\d|2[0-3]):([0-5]\d)(?![\d:])")  # of the day
 _MYRIADS = re.compile(r"(?:\d[\d.,]{0,15}\s?[십백천만억十百千万萬亿億]+\s?)+(?:\d[\d.,]{0,15})?")  # 15만 3천 is 153,000
 _HAN_NUMBER = re.compile(r"[〇零一二三四五六七八九十百千万萬亿億两兩]{2,}")
 _HAN_DIGITS = str.maketrans(
@@ -437,6 +438,8 @@ def _numbers(source_text: str, translation: str, target: str) -> Fault | None:
         return None
     there = _there(translation)
     missing = [number for digits, number in wanted.items() if not _said(digits, there, target)]
+    times = _TIME.finditer(source_text) if there else ()  # else they are in words
+    missing += [time[0] for time in times if not _time_said(int(time[1]), int(time[2]), there)]
     if not missing:
         return None
     named = ", ".join(missing[:MOST_WRONG_NUMBERS])
@@ -471,6 +474,13 @@ def _said(number: str, there: set[str], target: str) -> bool:
     if len(digits) != 4 or number != digits:
         return False
     return digits[2:] in there or (target in _ERAS and str(int(digits) + _ERAS[target]) in there)
+
+
+def _time_said(hour: int, minute: int, there: set[str]) -> bool:
+    """Whether a time of the day is there, of 24 hours or of twelve; a quarter or a half may be in words."""
+    hours = {str(each) for each in (hour, hour % 12, hour % 12 + 12)}
+    minutes = {f"{minute:02}", str(minute)}
+    return not there.isdisjoint(hours) and (minute % 15 == 0 or not there.isdisjoint(minutes))
 
 
 def _ascii(number: str) -> str:

@@ -102,7 +102,7 @@ _OPTIONS = {
     "max_waiting": _Option(_number(1, 1_000_000), "requests admitted before the rest are refused with 503"),
     "max_text_tokens": _Option(_number(1, 1_000_000_000), "tokens in one text, past which it is refused with 413"),
     "max_upload_mb": _Option(_number(1, 4_096), "megabytes of one document, past which it is refused with 413"),
-    "data_dir": _Option(_any, "folder for documents under way, which outlive a restart there"),
+    "data_dir": _Option(_any, "folder for documents under way and glossaries, which outlive a restart there"),
     "host": _Option(_any, "address to listen on; 0.0.0.0 lets other machines in"),
     "port": _Option(_number(0, 65_535), "port to listen on; 0 takes a free one"),
     "root_path": _Option(_path_prefix, "path before ours when a proxy serves Yiwen below one, such as /yiwen"),

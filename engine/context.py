@@ -21,13 +21,13 @@ def fitted(context: str, count_tokens: CountTokens, max_tokens: int = USER_TOKEN
     end = context[-max_tokens * LONG_TOKEN_CHARACTERS :]
     if len(end) == len(context) and count_tokens(context) <= max_tokens:
         return context
-    kept, size = len(end), 0
+    start, size = len(end), 0
     for first, last in reversed([*sentences(end)]):
         size += count_tokens(end[first:last])
         if size > max_tokens or (first == 0 and len(end) < len(context)):
             break
-        kept = first
-    return end[kept:] or _last_words(end, count_tokens, max_tokens)
+        start = first
+    return end[start:] or _last_words(end, count_tokens, max_tokens)
 
 
 def windows(texts: Sequence[str], count_tokens: CountTokens, max_tokens: int = WINDOW_TOKENS) -> list[str]:

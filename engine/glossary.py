@@ -35,8 +35,7 @@ LONGEST_WORD_LETTERS = 64  # longer ones are no words, and have no forms
 MARKS_READ = 16  # on one letter; more are no writing, and are read as if on another
 CHARACTERS_KEPT = 65_536  # what is known of them; a text has a few thousand different ones at most
 
-# Endings of nouns and adjectives, so that two forms of a word leave one stem. Only where words change their ending;
-# English has its own rule, and ADDS_ENDINGS need no stem.
+# Endings of nouns and adjectives, so that two forms of a word leave one stem: where most words change their ending.
 _ENDINGS = {
     lang: frozenset(endings.split())
     for lang, endings in {
@@ -46,14 +45,13 @@ _ENDINGS = {
         " їм их їх у ю ими ові еві ію ії ія ією іям іях іями",
         "pl": "a ą e ę i o u y ów om ami ach em owi ie iem iom iami iach ej ego emu ym im ych ich ymi imi ia ią ię ii",
         "cs": "a á e é ě i í o u ů ou y ý em ům ech ách ích ami emi ovi ého ému ém ým ých ými ím ími ímu ího ie ii ií",
-        "de": "e en er es em n s",
-        "nl": "e en s",
-        "fr": "s e es x",
-        "es": "s o a os as es",
-        "pt": "s o a os as es",
-        "it": "o a e i",
     }.items()
 }
+# What is added to a noun that stays whole. With endings that change, Messe would be Messer, and puerta would be puerto.
+# English has its own rule, and ADDS_ENDINGS need none.
+_ADDED = {"de": ("e", "en", "n", "es", "s"), "nl": ("en", "s"), "fr": ("s", "x"), "es": ("s", "es"), "pt": ("s", "es")}
+_PLURAL_VOWELS = {"i": "oe", "e": "a"}  # of Italian: libri is libro, chiavi is chiave, case is casa
+_UMLAUTS = str.maketrans("äöü", "aou")  # of German plurals: Häuser
 LONGEST_ENDING_LETTERS = max(map(len, chain.from_iterable(_ENDINGS.values())))
 # How many of its last letters a translated word may change: обучение, обучения. In other languages one.
 _CHANGED_LETTERS = dict.fromkeys(("ru", "uk", "pl", "cs", "fr", "es", "pt", "it"), 2)
@@ -182,7 +180,7 @@ def check(
     """How often each term occurs in `source_text`, of language `source`, and where it was obeyed in `translation`.
 
     A word of `translation`, of language `target`, may be inflected. A term without a target must be there as it is
-    spelt in the source. Places of a target that two terms share are shared out.
+    spelt in the source. Places of a target that two terms share are shared out; there are no more than it should have.
     """
     wanted: dict[Term, dict[Term, int]] = {}  # term → what shall stand for it → how often
     for found in find(Index(terms), source_text, source):
@@ -195,13 +193,17 @@ def check(
     for found in _find(said_index, translation, target, is_target=True):
         places.setdefault(_folded(found.term.source), []).append((found.start, found.end))
     shares = _shared_out([(said, count) for _, said, count in needs], places, translation)
+    for number, (term, said, count) in enumerate(needs):
+        if not term.target and len(shares[number]) < count:  # glued to what is next to it, as in Windows11, it is there
+            shares[number] = [found.span() for found in re.finditer(re.escape(said.source), translation)]
+        shares[number] = shares[number][:count]
     results: dict[Term, TermResult] = {}
     for (term, _, count), share in zip(needs, shares, strict=True):
         so_far = results.get(term, TermResult(term.source, term.target or term.source, 0, 0))
         results[term] = replace(
             so_far,
             count=so_far.count + count,
-            applied=so_far.applied + min(count, len(share)),
+            applied=so_far.applied + len(share),
             places=tuple(sorted((*so_far.places, *share))),
         )
     return tuple(sorted(results.values(), key=lambda result: -len(result.source)))
@@ -258,11 +260,18 @@ def _find(glossary: Index, text: str, lang: str, *, is_target: bool) -> list[Fou
                 continue
             begun, ended = read[place + 1 - size], read[place]
             start, end = starts[at[first] + begun.before], ends[at[last] + ended.before + ended.kept - 1]
-            if term := glossary.term(number, text[start:end]):
+            term = glossary.term(number, text[start:end])
+            whole = text[start : ends[at[last] + len(words[last]) - 1]]  # with the ending that was added
+            if term and (is_target or lang != "de" or _is_noun_as(term.source, whole)):
                 taken[first : last + 1] = b"\1" * size
                 chosen.append(Found(term, start, end))
     chosen.sort(key=attrgetter("start"))
     return _apart(chosen)
+
+
+def _is_noun_as(term: str, said: str) -> bool:
+    """Whether `said` may be a form of a German term: with another ending it must be a noun too, Waren, not waren."""
+    return said[:1].isupper() or not term[:1].isupper() or said.casefold() == term.casefold()
 
 
 def _readings(
@@ -345,12 +354,19 @@ def _kin(word: str, glossary: Index, lang: str, is_target: bool) -> Iterator[str
                 yield word[:size]
     if is_target:
         stems = _stems(glossary, lang, is_target)
-        for size in range(len(word), 0, -1):
-            for other in stems.get(word[:size], ()):
-                if other != word and _may_be_inflected(other, word, lang):
-                    yield other
+        for form in dict.fromkeys((word, word.translate(_UMLAUTS) if lang == "de" else word)):
+            for size in range(len(form), 0, -1):
+                for other in stems.get(form[:size], ()):
+                    if other != word and _may_be_inflected(other, form, lang):
+                        yield other
     elif lang == "en":
         yield from filter(glossary.symbols.__contains__, _singulars(word))
+    elif lang in _ADDED:
+        singulars = (word.removesuffix(ending) for ending in _ADDED[lang] if word.endswith(ending))
+        yield from (each for each in singulars if len(each) >= MIN_STEM_LETTERS - 1 and each in glossary.symbols)
+    elif lang == "it" and len(word) >= MIN_STEM_LETTERS:
+        singulars = (word[:-1] + vowel for vowel in _PLURAL_VOWELS.get(word[-1], ""))
+        yield from filter(glossary.symbols.__contains__, singulars)
     elif lang in _ENDINGS:
         yield from (other for other in _stems(glossary, lang, is_target).get(_stem(word, lang), ()) if other != word)
 

@@ -15,9 +15,17 @@ from time import perf_counter
 
 from engine.attempts import Attempts
 from engine.backends.base import Backend
-from engine.errors import BackendError, EmptyText, InvalidRequest, SameLanguage, TextTooLong, YiwenError
+from engine.errors import (
+    BackendError,
+    EmptyText,
+    InvalidRequest,
+    SameLanguage,
+    TextTooLong,
+    UnknownLanguage,
+    YiwenError,
+)
 from engine.job import Job, prepare
-from engine.languages import LANGUAGES, resolve
+from engine.languages import LANGUAGES, resolve, resolve_any
 from engine.markup.parse import PARSERS, Markup, format_of
 from engine.markup.spans import remembering
 from engine.markup.verify import at_fault
@@ -132,8 +140,8 @@ class Translator:
             if faults := await asyncio.to_thread(at_fault, markup, document, parser.write, output.texts):
                 for change in output.keep(faults):
                     yield change
-            kept = sorted({*(faults or []), *output.refused})
-        doubts = _kept(kept, job.segments)
+            unchanged = sorted({*(faults or []), *output.refused})
+        doubts = _unchanged(unchanged, job.segments)
         yield self._finished(job, done, began_seconds, output.terms(), doubts, text=output.text)
 
     async def stream_blocks(
@@ -219,7 +227,11 @@ class Translator:
         self._sound_glossary = request.glossary
         target = resolve(request.target, self.info.languages)
         source = None if request.source is None else resolve(request.source, self.info.languages)
-        likely = resolve(request.likely, LANGUAGES) if request.likely else None
+        likely = resolve_any(request.likely) if request.likely else None
+        if request.likely and not likely:
+            raise UnknownLanguage(
+                f"source_hint is {request.likely[:40]!r}, which is no language known here; leave it out."
+            )
         if source == target:
             raise SameLanguage(
                 f"Source and target are both {LANGUAGES[target].english} ({target}); choose two different languages."
@@ -277,7 +289,7 @@ class Translator:
         )
 
 
-def _kept(blocks: Iterable[int], segments: Sequence[Segment]) -> Iterator[Warning]:
+def _unchanged(blocks: Iterable[int], segments: Sequence[Segment]) -> Iterator[Warning]:
     first = {part.block: part.index for part in reversed(segments)}
     for block in blocks:
         message = (

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from engine.backends.base import Backend
+from engine.backends.select import EMBEDDED_FOLDER
 from engine.config import Config
 from engine.documents.store import Documents
 from engine.metrics import Metrics
@@ -58,9 +59,9 @@ class Serve:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         self._running.append((server, thread))
-        soon(lambda: server.started or not thread.is_alive(), seconds=10)
+        soon(lambda: server.started or not thread.is_alive(), seconds=60)
         if tested:
-            soon(lambda: httpx.get(f"{url}/readyz").json()["status"] != "loading", seconds=10)
+            soon(lambda: httpx.get(f"{url}/readyz").json()["status"] != "loading", seconds=60)
         return url
 
     def stop(self, *, last: bool = False) -> None:
@@ -89,8 +90,18 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def soon(fact: Callable[[], bool], seconds: float = 2.0) -> None:
-    """Wait until it holds; the test fails if it does not in time."""
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[Backend]:
+    """The model that ships, loaded once for all; whoever has it leaves it open."""
+    from engine.backends.local import LocalBackend  # here, since torch costs seconds and most tests need none
+
+    backend = LocalBackend.load(str(EMBEDDED_FOLDER), "cpu", "auto", None)
+    yield backend
+    asyncio.run(backend.close())
+
+
+def soon(fact: Callable[[], bool], seconds: float = 9.0) -> None:
+    """Wait until it holds; the test fails if it does not in time. That is long, for a machine with much else to do."""
     deadline = time.monotonic() + seconds
     while not fact():
         assert time.monotonic() < deadline, f"not within {seconds} s"

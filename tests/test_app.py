@@ -15,6 +15,8 @@ from tests.conftest import soon
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.timeout(60)  # the program loads gradio, and with a model torch
+
 
 def start(*flags: str, **environ: str) -> subprocess.Popen[str]:
     command = [sys.executable, "app.py", *flags]
@@ -26,7 +28,7 @@ def start(*flags: str, **environ: str) -> subprocess.Popen[str]:
 def refusal(*flags: str, **environ: str) -> str:
     """What it said when it would not start."""
     with start(*flags, **environ) as program:
-        said = program.communicate(timeout=9)[1].splitlines()
+        said = program.communicate(timeout=45)[1].splitlines()
     assert program.returncode == 2
     assert len(said) == 1, said
     return said[0]
@@ -60,14 +62,14 @@ def test_it_says_its_address_and_stops_cleanly_while_a_page_is_open() -> None:
         try:
             before = _log_until(program, "open http")
             url = before.split()[-1].rstrip("/")
-            soon(lambda: _ready(url), seconds=9)
+            soon(lambda: _ready(url), seconds=45)
             assert httpx.get(url).headers["Content-Type"].startswith("text/html")
             assert httpx.get(f"{url}/translate").status_code == 405  # the page at / does not take it
             answer = httpx.post(f"{url}/translate", json={"text": "Hi there.", "target_lang": "zh"})
             assert answer.json()["translation"] == "Hi there."
             with httpx.stream("GET", f"{url}/gradio_api/heartbeat/tab"):  # what a page holds while it is open
                 program.send_signal(signal.SIGINT)
-                after = program.communicate(timeout=9)[1]
+                after = program.communicate(timeout=45)[1]
         finally:
             program.kill()
     assert program.returncode == 0
@@ -80,7 +82,7 @@ def test_it_stops_cleanly_while_it_is_starting() -> None:
         try:
             _log_until(program, "backend=echo")
             program.send_signal(signal.SIGTERM)
-            after = program.communicate(timeout=9)[1]
+            after = program.communicate(timeout=45)[1]
         finally:
             program.kill()
     assert program.returncode == 0

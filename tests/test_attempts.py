@@ -64,7 +64,7 @@ def test_a_missed_term_is_asked_for_again_in_its_place():
     assert asked.endswith("<source>The <s1>Dienstrechner</s1> empties the <s2>Zwischenspeicher</s2>.</source>")
 
 
-def test_in_a_text_with_tags_too():
+def test_a_missed_term_of_a_text_with_tags_is_put_in_its_place_too():
     backend = Plays(
         "Der Server leert den <s1>Zwischenspeicher</s1>.",
         "<target>Der <s2>Dienstrechner</s2> leert den <s1>Zwischenspeicher</s1>.</target>",
@@ -144,6 +144,24 @@ def test_a_word_to_be_kept_is_no_part_of_a_longer_term_even_where_a_tag_cuts_tha
     finished, _ = translate(backend, "<p>The server <b>farm</b> runs.</p>", glossary=glossary)
     assert finished.text == "<p>Die <b>Serverfarm</b> läuft.</p>"
     assert codes(finished) == []
+
+
+def test_a_kept_word_has_its_space_before_a_number():
+    backend = Plays("Öffne <s1></s1>11 jetzt.")
+    finished, _ = translate(backend, "Open Windows 11 now.", glossary=(Term("Windows", ""),))
+    assert finished.text == "Öffne Windows 11 jetzt."
+    assert codes(finished) == []
+
+
+def test_a_term_alone_has_the_letter_case_of_the_glossary():
+    finished, _ = translate(Plays("zwischenspeicher"), "cache", glossary=SERVER)
+    assert finished.text == "Zwischenspeicher"
+
+
+def test_a_term_that_fills_a_tag_is_there_even_if_the_model_gets_it_wrong():
+    backend = Plays("Zahle <s1>Ausruf</s1>.", "<target>Zahle <s1>Ausruf</s1>.</target>")
+    finished, _ = translate(backend, "Empty the **cache**.", glossary=SERVER)
+    assert finished.text == "Zahle **Zwischenspeicher**."
 
 
 def test_special_tokens_and_instructions_are_data():
@@ -232,7 +250,7 @@ def test_what_says_the_source_back_is_not_judged():
     assert codes(finished) == []
 
 
-def test_and_is_not_asked_again():
+def test_what_says_the_source_back_is_not_asked_again():
     backend = Plays("The server.", translates=False)
     finished, _ = translate(backend, "The server.", glossary=SERVER)
     assert len(backend.prompts) == 1

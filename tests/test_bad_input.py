@@ -3,17 +3,16 @@
 Other glossaries of no use are in test_glossaries.py and test_termbase.py, broken requests in test_rest.py.
 """
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from engine.backends.base import Backend
 from engine.backends.echo import EchoBackend
-from engine.backends.local import LocalBackend
-from engine.backends.select import EMBEDDED_FOLDER
 from tests.conftest import Serve
+from tests.timing import cpu_at_most
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 40
 PAIR = {"source_lang": "en", "target_lang": "fr"}
@@ -27,10 +26,8 @@ def url(serve: Serve) -> str:
 
 
 @pytest.fixture(scope="module")
-def embedded_url(serve: Serve) -> Iterator[str]:
-    backend = LocalBackend.load(str(EMBEDDED_FOLDER), "cpu", "auto", None)
-    yield serve(backend)
-    asyncio.run(backend.close())
+def embedded_url(serve: Serve, embedded: Backend) -> str:
+    return serve(embedded)
 
 
 def translate(url: str, text: str = TEXT, **fields: Any) -> httpx.Response:
@@ -184,7 +181,8 @@ def test_a_context_longer_than_its_window_is_cut_and_said(embedded_url: str) -> 
 
 
 def test_a_context_of_a_megabyte_of_one_word_takes_no_longer_than_seconds(url: str) -> None:
-    told = answered(url, context="x" * 1_000_000)
+    with cpu_at_most(5):
+        told = answered(url, context="x" * 1_000_000)
     assert (told["translation"], codes(told)) == (TEXT, ["context_cut"])
 
 

@@ -1,13 +1,13 @@
 """What is a translation and what is not. A check that cries wolf is worse than none, so most cases are fine ones."""
 
 import argparse
-import time
 from pathlib import Path
 
 import pytest
 
 from engine.checks import LoopWatch, faults
 from engine.tools import evaluate_checks
+from tests.timing import cpu_at_most
 
 FINE = [
     ("en", "zh", "He told me he was going to America.", "他告诉了我他要去美国。"),
@@ -145,6 +145,7 @@ AT_FAULT = [
     ("echo", "zh", "en", "他不肯听我的劝告。", "他不肯听我的劝告。"),
     ("echo", "ru", "en", "Я не знаю, что делать.", "Я не знаю, что делать."),
     ("numbers", "en", "de", "The hotel has 245 rooms.", "Das Hotel hat 254 Zimmer."),
+    ("numbers", "en", "ja", "The train leaves at 16:45 from platform 12.", "列車は12番線から12時45分に出発します。"),
     ("numbers", "en", "zh", "He was born in 1987.", "他出生于1978年。"),
     ("numbers", "en", "fr", "Call 555 019 now.", "Appelez maintenant."),
     ("numbers", "zh", "en", "人口为1,234,567人。", "The population is 1,234,000."),
@@ -283,9 +284,8 @@ def test_an_answer_in_pieces_loops_when_the_whole_does() -> None:
 @pytest.mark.parametrize("unit", ["的", "a", "1", "1,", "(", "a`", "(Note", "x.y", " \n", "10 0", "Note: ", "ab ", "ก"])
 def test_a_hundred_kilobytes_of_anything_take_seconds(unit: str) -> None:
     text = unit * (100_000 // len(unit.encode()))
-    began = time.process_time()
-    faults(text, text, "en", "zh")
-    assert time.process_time() - began < 20
+    with cpu_at_most(20):
+        faults(text, text, "en", "zh")
 
 
 @pytest.mark.parametrize("join", [1, 2])

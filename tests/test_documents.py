@@ -337,7 +337,7 @@ def test_a_document_takes_its_turns_with_others(serve: Serve) -> None:
     began = time.monotonic()
     answer = httpx.post(f"{url}/translate", json={"text": "A line.", "source_lang": "en", "target_lang": "fr"})
     assert answer.json()["translation"] == "A line."
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     httpx.delete(f"{url}/documents/{document_id}")
 
 

@@ -1,13 +1,12 @@
 """The model that ships in assets/: it loads, it really translates, and its card says what it is."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sacrebleu.metrics import CHRF
 
-from engine.backends.local import LocalBackend
+from engine.backends.base import Backend
 from engine.backends.select import EMBEDDED_FOLDER
 from engine.scheduler import Scheduler
 from engine.translator import Translator
@@ -38,10 +37,8 @@ def pairs_with(lang: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Iterator[Translator]:
-    backend = LocalBackend.load(str(EMBEDDED_FOLDER), "cpu", "auto", None)
-    yield Translator(backend, Scheduler(backend.slots, 64))
-    asyncio.run(backend.close())
+def translator(embedded: Backend) -> Translator:
+    return Translator(embedded, Scheduler(embedded.slots, 64))
 
 
 async def translated(translator: Translator, texts: list[str], source: str, target: str) -> list[Finished]:
@@ -50,30 +47,30 @@ async def translated(translator: Translator, texts: list[str], source: str, targ
 
 
 @pytest.mark.parametrize(("source", "target"), FLOORS, ids="-".join)
-def test_real_sentences_are_translated_at_least_this_well(embedded: Translator, source: str, target: str) -> None:
+def test_real_sentences_are_translated_at_least_this_well(translator: Translator, source: str, target: str) -> None:
     into_english = target == "en"
     pairs = pairs_with(source if into_english else target)
     texts = [other if into_english else english for english, other in pairs]
     references = [english if into_english else other for english, other in pairs]
-    answers = asyncio.run(translated(embedded, texts, source, target))
+    answers = asyncio.run(translated(translator, texts, source, target))
     score = CHRF().corpus_score([answer.text for answer in answers], [references]).score
     assert score >= FLOORS[source, target]
 
 
-def test_every_direction_of_the_model_has_a_floor(embedded: Translator) -> None:
-    others = [code for code in embedded.info.languages if code != "en"]
+def test_every_direction_of_the_model_has_a_floor(translator: Translator) -> None:
+    others = [code for code in translator.info.languages if code != "en"]
     assert set(FLOORS) == {way for other in others for way in (("en", other), (other, "en"))}
 
 
-def test_a_pair_it_never_learnt_comes_with_a_warning(embedded: Translator) -> None:
-    answer = asyncio.run(translated(embedded, ["Je ne comprends pas."], "fr", "de"))[0]
+def test_a_pair_it_never_learnt_comes_with_a_warning(translator: Translator) -> None:
+    answer = asyncio.run(translated(translator, ["Je ne comprends pas."], "fr", "de"))[0]
     assert [warning.code for warning in answer.warnings] == ["unlearnt_pair"]
     assert "French with German" in answer.warnings[0].message
 
 
-def test_greedy_answers_repeat(embedded: Translator) -> None:
+def test_greedy_answers_repeat(translator: Translator) -> None:
     text = [pairs_with("fr")[0][0]]
-    first, second = (asyncio.run(translated(embedded, text, "en", "fr"))[0].text for _ in range(2))
+    first, second = (asyncio.run(translated(translator, text, "en", "fr"))[0].text for _ in range(2))
     assert first == second != ""
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -147,15 +148,15 @@ def test_a_glossary_whose_terms_are_damaged_is_not_served_in_part(tmp_path: Path
     assert not path.exists()
 
 
-def test_there_are_never_more_glossaries_or_terms_than_may_be_kept(
+def test_there_are_never_more_glossaries_or_terms_than_may_be_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "MOST_KEPT", 2)
-    monkeypatch.setattr(store, "MOST_TERMS_KEPT", 4)
+    monkeypatch.setattr(store, "MOST_STORED", 2)
+    monkeypatch.setattr(store, "MOST_TERMS_STORED", 4)
 
     async def work(glossaries: Glossaries) -> None:
         first = await glossaries.add("a", "de", "en", TERMS)
-        with pytest.raises(TooManyGlossaries, match="have 2 terms and this one 4, and 4 are kept"):
+        with pytest.raises(TooManyGlossaries, match="have 2 terms and this one 4, and 4 are stored"):
             await glossaries.add("b", "de", "en", TERMS * 2)
         await asyncio.gather(*(glossaries.add(name, "de", "en", TERMS[:1]) for name in "bcd"), return_exceptions=True)
         assert [stored.name for stored in glossaries.listed()] == ["a", "b"]
@@ -387,12 +388,13 @@ def test_a_file_may_be_larger_than_other_requests_and_has_a_limit_of_its_own(url
 def test_others_are_answered_while_fifty_thousand_terms_are_taken_and_given(url: str) -> None:
     terms = {f"Fahrleitung {number}": f"overhead line {number}" for number in range(MAX_TERMS)}
     with ThreadPoolExecutor(1) as sender:
+        began, slowest = time.monotonic(), 0.0
         kept = sender.submit(keep, url, glossary=terms)
-        slowest = 0.0
         while not kept.done():
             slowest = max(slowest, httpx.get(f"{url}/healthz").elapsed.total_seconds())
+        took = time.monotonic() - began
     assert kept.result()["term_count"] == MAX_TERMS
-    assert slowest < 2
+    assert slowest < took / 2
     assert len(httpx.get(f"{url}/glossaries/{kept.result()['id']}", timeout=20).json()["terms"]) == MAX_TERMS
 
 

@@ -1,11 +1,10 @@
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.glossary import _tokens, check, find, index, terms_in
 from engine.types import Term, TermResult
+from tests.timing import cpu_at_most
 
 
 def sources(glossary, text, lang="en"):
@@ -71,7 +70,19 @@ def marked(term, text, lang="en"):
         ("it", "its", "en", False),
         ("clas", "class", "en", False),
         ("servers", "a server", "en", False),
-        ("server", "servers", "de", False),
+        ("Server", "Des Servers Lauf", "de", True),
+        ("Messer", "Die Messe beginnt.", "de", False),
+        ("Messe", "Das Messer ist scharf.", "de", False),
+        ("Mieter", "Die Miete ist hoch.", "de", False),
+        ("Reiter", "Das Reiten macht Freude.", "de", False),
+        ("Ware", "Wo sie waren, ist es warm.", "de", False),
+        ("Ware", "Alle Waren sind da.", "de", True),
+        ("puerto", "La puerta está abierta.", "es", False),
+        ("puerto", "Los puertos.", "es", True),
+        ("porto", "La porta è aperta.", "it", False),
+        ("libro", "Due libri.", "it", True),
+        ("port", "La porte.", "fr", False),
+        ("banco", "A banca fechou.", "pt", False),
         ("сервер", "с серверами", "ru", True),
         ("машинное обучение", "методами машинного обучения", "ru", True),
         ("сон", "соня", "ru", False),
@@ -217,11 +228,10 @@ def test_any_text_is_harmless(glossary, text, translation):
 
 def test_ten_thousand_terms_are_found_in_a_book_within_seconds():
     glossary = index(tuple(Term(f"word{number:05}", "X") for number in range(10_000)))
-    began = time.perf_counter()
-    for number in range(4_000):
-        text = f"A sentence of some twelve words with word{number:05} in the midst of it."
-        assert len(terms_in(glossary, text, "en")) == 1
-    assert time.perf_counter() - began < 5
+    with cpu_at_most(5):
+        for number in range(4_000):
+            text = f"A sentence of some twelve words with word{number:05} in the midst of it."
+            assert len(terms_in(glossary, text, "en")) == 1
 
 
 @pytest.mark.parametrize("lang", ["en", "ko", "ru", "zh"])
@@ -240,9 +250,8 @@ def test_ten_thousand_terms_are_found_in_a_book_within_seconds():
 )
 def test_a_text_that_repeats_itself_takes_no_longer(terms, text, lang):
     glossary = index(tuple(Term(term, "X") for term in terms))
-    began = time.process_time()
-    find(glossary, text, lang)
-    assert time.process_time() - began < 5
+    with cpu_at_most(5):
+        find(glossary, text, lang)
 
 
 def test_terms_that_nest_without_end_still_leave_the_longest():
@@ -300,9 +309,23 @@ def test_a_translated_term_may_be_inflected(target, translation, lang, obeyed):
     assert result.applied == obeyed
 
 
-def test_a_check_says_where_a_term_was_obeyed():
+def test_a_check_says_where_a_term_was_obeyed_and_no_oftener_than_it_should():
     (result,) = check([Term("cat", "Katze")], "A cat.", "Eine Katze, zwei Katzen.", "en", "de")
-    assert result == TermResult("cat", "Katze", 1, 1, ((5, 10), (17, 22)))
+    assert result == TermResult("cat", "Katze", 1, 1, ((5, 10),))
+
+
+@pytest.mark.parametrize(
+    ("target", "translation"),
+    [("Haus", "Die Häuser."), ("Buch", "Zwei Bücher."), ("Arzt", "Die Ärzte."), ("Mutter", "Mütter und Brüder")],
+)
+def test_a_german_plural_with_an_umlaut_obeys(target, translation):
+    (result,) = check([Term("x", target)], "x", translation, "en", "de")
+    assert result.applied == 1
+
+
+def test_a_kept_word_is_there_though_it_is_glued_to_a_number():
+    (result,) = check([Term("Windows", "")], "Windows 11", "Öffne Windows11.", "en", "de")
+    assert (result.applied, result.places) == (1, ((6, 13),))
 
 
 def test_terms_with_one_target_share_its_places():

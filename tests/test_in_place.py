@@ -25,6 +25,13 @@ def test_targets_stand_in_the_source_between_marks(text, tags, expected):
     assert in_place.put(text, tags, TERMS, "en")[0] == expected
 
 
+def test_a_term_that_fills_a_pair_of_the_text_is_settled_in_its_marks():
+    tags = {1: ("<b>", "</b>")}
+    text, targets = in_place.put("Pay the <s1>server</s1>.", tags, TERMS, "en")
+    assert (text, targets) == ("Pay the <s1>Dienstrechner</s1>.", {1: "Dienstrechner"})
+    assert in_place.settled("Zahle <s1>Ausruf</s1>.", tags, targets, "de") == "Zahle <s1>Dienstrechner</s1>."
+
+
 def test_a_word_that_spells_a_mark_is_no_term_in_one():
     tags = {1: ("<b>", "</b>")}
     assert in_place.put("<s1>go</s1> on", tags, [Term("s1", "x")], "en") == ("<s1>go</s1> on", {})
@@ -40,7 +47,7 @@ def test_a_word_that_spells_a_mark_is_no_term_in_one():
     ],
 )
 def test_between_its_marks_the_term_stands(answer, expected):
-    assert in_place.settled(answer, {1: "Dienstrechner"}, "de") == expected
+    assert in_place.settled(answer, {}, {1: "Dienstrechner"}, "de") == expected
 
 
 def test_a_term_whose_marks_are_lost_does_not_cost_the_others():

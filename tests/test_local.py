@@ -321,7 +321,7 @@ def test_a_hub_model_without_a_network_is_told_at_once_after_its_licence(tmp_pat
     began = time.perf_counter()
     with pytest.raises(ModelNotFound, match=r"no folder 'tencent/HY-MT1.5-7B', and the model hub .*check the name"):
         LocalBackend.load("tencent/HY-MT1.5-7B", "cpu", "auto", None)
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 5
     said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert said == [
         "model tencent/HY-MT1.5-7B: Tencent HY Community License: not granted in the EU, the UK and South Korea; "

@@ -38,7 +38,7 @@ FAINT = """() => {
     .map((element) => element.textContent);
 }"""
 
-pytestmark = pytest.mark.timeout(15, func_only=True)  # the fixtures start a browser and a server once
+pytestmark = pytest.mark.timeout(60, func_only=True)  # the fixtures start a browser and a server once
 
 
 @pytest.fixture(scope="module")
@@ -221,8 +221,11 @@ def test_a_removed_glossary_is_gone_and_not_used(studio: Studio, address: str) -
     messages = asked(studio)
     studio.page.get_by_role("button", name="Terms").click()
     send_well(studio)
+    asked_for = list[str]()
+    studio.page.on("dialog", lambda dialog: (asked_for.append(dialog.message), dialog.accept()))
     studio.page.get_by_role("button", name="Remove").click()
     expect(studio.page.locator(f"{PICKER} option")).to_have_text(["No glossary"])
+    assert asked_for == ["Remove the glossary trams from the server?"]
     expect(studio.page.locator(PICKER)).to_be_focused()
     said(studio, "")
     assert httpx.get(f"{address}/glossaries").json() == []
@@ -334,8 +337,7 @@ def test_a_language_that_is_not_certain_is_said_in_the_readers(
         expect(studio.page.locator("#yw-notes .yw-warning")).to_contain_text(sentence)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
 def test_everything_about_terms_fits_and_can_be_read(chromium: Browser, address: str, width: int, scheme: str) -> None:
     screen = chromium.new_context(viewport={"width": width, "height": 844}, locale="zh-CN", color_scheme=scheme)
     with screen, a_studio(screen, address) as studio:

@@ -1,7 +1,6 @@
 import argparse
 import itertools
 import random
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from icu4py.breakers import WordBreaker
 from engine.languages import LANGUAGES
 from engine.segmenter import join_gap, segment, sentences
 from engine.tools import evaluate_segments
+from tests.timing import cpu_at_most
 
 FIXTURES = Path(__file__).parent / "fixtures" / "segmenter.txt"
 
@@ -44,7 +44,7 @@ ODD = [
 
 def test_gaps_and_segments_joined_are_the_text():
     dice = random.Random(1)
-    for _ in range(3_000):
+    for _ in range(1_000):
         text = "".join(dice.choices(ODD, k=dice.randint(0, 60)))
         parts, tail = segment(text, lambda text: len(text) // 3 + 1, dice.choice([1, 2, 5, 20, 48]))
         assert "".join(part.gap + part.text for part in parts) + tail == text
@@ -59,14 +59,14 @@ def test_a_span_over_the_end_of_a_line_doubles_nothing(budget):
 
 def test_no_segment_has_white_space_around_it_or_lacks_a_letter():
     dice = random.Random(2)
-    for _ in range(1_000):
+    for _ in range(500):
         parts, _ = segment("".join(dice.choices(ODD, k=60)), len, 20)
         assert all(part.text == part.text.strip() and any(map(str.isalpha, part.text)) for part in parts)
 
 
 def test_sentences_are_apart_and_in_order_without_white_space_around_them():
     dice = random.Random(4)
-    for _ in range(1_000):
+    for _ in range(500):
         text = "".join(dice.choices(ODD, k=60))
         found = list(sentences(text))
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(found))
@@ -75,7 +75,7 @@ def test_sentences_are_apart_and_in_order_without_white_space_around_them():
 
 def test_all_letters_are_in_sentences():
     dice = random.Random(5)
-    for _ in range(1_000):
+    for _ in range(500):
         text = "".join(dice.choices(ODD, k=60))
         within = "".join(text[start:end] for start, end in sentences(text))
         assert [*filter(str.isalpha, within)] == [*filter(str.isalpha, text)]
@@ -96,20 +96,20 @@ def test_no_segment_is_over_the_budget_and_its_tokens_are_counted():
 @pytest.mark.parametrize(
     "text",
     [
-        "a" * 1_000_000,
-        "中" * 1_000_000,
-        "Hi there. " * 100_000,
-        "好。" * 200_000,
-        "a" + " " * 1_000_000,
-        "a… " * 200_000,
-        "ภาษาไทย" * 100_000,
-        "เขาไปแล้ว " * 50_000,
-        "." * 500_000 + "a",
-        "。!" * 300_000 + "」の",
-        '."' * 300_000 + "a",
-        "།" * 500_000 + "a",
-        "۔" * 500_000 + "5",
-        "A. " * 300_000,
+        "a" * 250_000,
+        "中" * 250_000,
+        "Hi there. " * 25_000,
+        "好。" * 50_000,
+        "a" + " " * 250_000,
+        "a… " * 50_000,
+        "ภาษาไทย" * 25_000,
+        "เขาไปแล้ว " * 12_500,
+        "." * 125_000 + "a",
+        "。!" * 75_000 + "」の",
+        '."' * 75_000 + "a",
+        "།" * 125_000 + "a",
+        "۔" * 125_000 + "5",
+        "A. " * 75_000,
     ],
     ids=[
         *("no spaces", "no punctuation", "sentences", "Chinese sentences", "white space", "ellipses"),
@@ -124,9 +124,8 @@ def test_a_book_is_cut_in_linear_time_and_counted_about_twice(text):
         counted += len(text)
         return len(text) // 4 + 1
 
-    began = time.perf_counter()
-    segment(text, count_tokens, 48)
-    assert time.perf_counter() - began < 8
+    with cpu_at_most(3):
+        segment(text, count_tokens, 48)
     assert counted <= 2.2 * len(text)
 
 

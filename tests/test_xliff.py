@@ -9,6 +9,7 @@ from engine.documents.file import Options
 from engine.documents.xliff import parse_xliff, write_xliff
 from engine.errors import BadDocument
 from engine.markup.spans import rebuild
+from tests.timing import cpu_at_most
 
 OLD = """\ufeff<?xml version="1.0" encoding="utf-16"?>\r
 <!-- made by hand -->
@@ -189,14 +190,15 @@ def test_what_is_no_xliff_is_refused_in_a_sentence(source, sentence):
         parse_xliff(source)
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_a_file_of_megabytes_is_read_in_seconds():
-    start, end = OLD.index("<trans-unit"), OLD.index('<trans-unit id="2"')
-    source = OLD[:start] + OLD[start:end] * 15_000 + OLD[end:]
-    assert len(parse_xliff(source).blocks) > 15_000
-    start = OLD.index("Save &amp;")
-    source = OLD[:start] + '<bpt id="1"/>' * 50_000 + "<x/>" * 40_000 + '<ept id="2"/>' * 1_000 + OLD[start:]
-    assert rebuilt(source) == source
+    with cpu_at_most(6):
+        start, end = OLD.index("<trans-unit"), OLD.index('<trans-unit id="2"')
+        source = OLD[:start] + OLD[start:end] * 15_000 + OLD[end:]
+        assert len(parse_xliff(source).blocks) > 15_000
+        start = OLD.index("Save &amp;")
+        source = OLD[:start] + '<bpt id="1"/>' * 50_000 + "<x/>" * 40_000 + '<ept id="2"/>' * 1_000 + OLD[start:]
+        assert rebuilt(source) == source
 
 
 PARTS = """<g>|</g>|<x id="1"/>|<bpt id="1">b</bpt>|<ept id="1"/>|<mrk>|</mrk>|<s1>|&lt;s1&gt;|%s a|<!-- > -->

@@ -1,8 +1,18 @@
-"""How long a piece of work takes, for tests of how the time grows."""
+"""How long a piece of work takes, in time of the CPU: a busy machine changes little of that."""
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def cpu_at_most(seconds: float) -> Iterator[None]:
+    """The test fails if what is done within takes the process longer, all its threads together."""
+    start = time.process_time()
+    yield
+    took = time.process_time() - start
+    assert took < seconds, f"took {took:.1f} s of the CPU, and {seconds} s is the most"
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:

@@ -21,7 +21,7 @@ _PAIR = ("<t>", "</t>")  # any tag, as a pair of marks has one
 def put(text: str, tags: marks.Tags, terms: Sequence[Term], source: str) -> tuple[str, dict[int, str]]:
     """`text`, of language `source`, with the targets of its terms; and those by the numbers of their marks.
 
-    A term that fills a pair of marks gets none of its own: a model would drop one of the two.
+    A term that fills a pair of `tags` has the marks of that: a model would drop one of two.
     """
     known, numbers, targets = glossary.index(tuple(terms)), marks.free_numbers(text), dict[int, str]()
     pieces, parts = marks.pieces(text, tags), list[marks.Piece]()
@@ -36,7 +36,8 @@ def put(text: str, tags: marks.Tags, terms: Sequence[Term], source: str) -> tupl
                 end = ending.end()
             parts.append(piece[done : found.start])
             done = end
-            if (found.start, end) == (0, len(piece)) and _is_pair(pieces[at - 1 : at + 2]):
+            if (found.start, end) == (0, len(piece)) and (number_of_pair := _pair(pieces[at - 1 : at + 2])):
+                targets[number_of_pair] = target
                 parts.append(target)
             else:
                 number = next(numbers)
@@ -46,16 +47,16 @@ def put(text: str, tags: marks.Tags, terms: Sequence[Term], source: str) -> tupl
     return marks.spell(parts, with_pairs(tags, targets)), targets
 
 
-def _is_pair(around: Sequence[marks.Piece]) -> bool:
-    """Whether the first and the last of three pieces open and close one pair."""
+def _pair(around: Sequence[marks.Piece]) -> int | None:
+    """The number of the pair that the first and the last of three pieces open and close."""
     if len(around) < 3 or isinstance(first := around[0], str) or isinstance(last := around[2], str):
-        return False
-    return first.number == last.number
+        return None
+    return first.number if first.number == last.number else None
 
 
 def with_pairs(tags: marks.Tags, targets: Mapping[int, str]) -> marks.Tags:
     """The tags of the text that `put` gave."""
-    return {**tags, **dict.fromkeys(targets, _PAIR)}
+    return {**dict.fromkeys(targets, _PAIR), **tags}
 
 
 def that_came_back(text: str, tags: marks.Tags, targets: Mapping[int, str], answer: str) -> tuple[str, dict[int, str]]:
@@ -64,19 +65,20 @@ def that_came_back(text: str, tags: marks.Tags, targets: Mapping[int, str], answ
     whole = {mark.number for mark in said if mark.kind == "open"} & {
         mark.number for mark in said if mark.kind == "close"
     }
-    for number in targets.keys() - whole:
+    for number in targets.keys() - whole - tags.keys():
         text = text.replace(f"<s{number}>", "").replace(f"</s{number}>", "")
     return text, {number: target for number, target in targets.items() if number in whole}
 
 
-def settled(text: str, targets: Mapping[int, str], lang: str) -> str:
-    """A translation into `lang` of that text, whose marks are right, with the terms and without their marks."""
+def settled(text: str, tags: marks.Tags, targets: Mapping[int, str], lang: str) -> str:
+    """A translation into `lang` of that text, whose marks are right, with the terms and without their marks but those
+    of `tags`."""
     for number, target in targets.items():
         before, _, rest = text.partition(f"<s{number}>")
         said, _, after = rest.partition(f"</s{number}>")
         if said != target and not _is_form(said, target, lang):
             said = target
-        text = before + said + after
+        text = before + (f"<s{number}>{said}</s{number}>" if number in tags else said) + after
     return text
 
 

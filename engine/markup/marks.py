@@ -22,8 +22,8 @@ _LOOSE = re.compile(
     r"[<＜]\s{0,3}(?P<closes>[/／]?)\s{0,3}[sSｓＳ]\s{0,3}(?P<number>\d{1,6})\s{0,3}(?P<alone>[/／]?)\s{0,3}[>＞]"
 )
 _LETTERS = "A-Za-z\u00c0-\u024f\u0400-\u04ff"  # of scripts whose words spaces part
-_BEFORE_SPACE = re.compile(rf"(?:[.,;:!?)]|[{_LETTERS}]{{2}})\Z")  # one letter may be a prefix: v{{version}}
-_AFTER_SPACE = re.compile(rf"[{_LETTERS}]{{3}}|[{_LETTERS}]{{1,2}}\s|\(")  # {{n}}th, {{n}}s
+_BEFORE_SPACE = re.compile(rf"(?:[.,;:!?)\d]|[{_LETTERS}]{{2}})\Z")  # one letter may be a prefix: v{{version}}
+_AFTER_SPACE = re.compile(rf"[{_LETTERS}]{{3}}|[{_LETTERS}]{{1,2}}\s|[(\d]")  # {{n}}th, {{n}}s
 _NO_SPACE_BEFORE, _NO_SPACE_AFTER = re.compile(r"\S\Z"), re.compile(r"\S")
 _BEGUN = re.compile(r"[<＜]\s{0,3}[/／]?\s{0,3}(?:[sSｓＳ]\s{0,3}(?:\d{1,6}\s{0,3}[/／]?\s{0,3})?)?\Z")
 

@@ -1,4 +1,4 @@
-"""`/glossaries`: terms that are kept, as JSON or as a file, and given back as either. Knows HTTP and the store."""
+"""`/glossaries`: terms come as JSON or as a file, are stored, and go out as either. Knows HTTP and the store."""
 
 import asyncio
 import re
@@ -35,7 +35,7 @@ MEDIA_TYPES = {
 
 _BAD = {
     400: "Broken JSON, an unknown language, the same language twice",
-    409: "As many are kept as may be",
+    409: "As many are stored as may be",
     413: "The file, or what it holds, is too large",
     415: "Neither JSON nor a form, or a file of a kind that holds no terms",
     422: "A file that cannot be read, no term in it, or a field of the wrong kind",
@@ -80,9 +80,9 @@ def router(store: Glossaries) -> APIRouter:
     @api.post(
         PATH,
         status_code=201,
-        summary="Keep a glossary",
+        summary="Store a glossary",
         description="JSON, or a multipart form with the glossary's `file`: CSV, TSV, XLSX, JSON, TBX or TMX. Rows that "
-        "cannot be used are told in `problems`, the others are kept.",
+        "cannot be used are told in `problems`, the others are stored.",
         responses={201: {"model": answers.StoredAnswer}, **answers.refusals(_BAD)},
         openapi_extra={"requestBody": _BODY},
     )
@@ -92,7 +92,7 @@ def router(store: Glossaries) -> APIRouter:
         where = f"{request.scope.get('root_path', '')}{PATH}/{stored.id}"
         return JSONResponse(_stored_answer(stored, sent.problems), 201, {"Location": where})
 
-    @api.get(PATH, summary="The glossaries that are kept, the oldest first")
+    @api.get(PATH, summary="The stored glossaries, the oldest first")
     async def listed() -> list[answers.GlossaryAnswer]:
         return [answers.GlossaryAnswer.model_validate(_answer(stored)) for stored in store.listed()]
 

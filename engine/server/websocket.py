@@ -1,4 +1,4 @@
-"""`/ws/translate`: many runs on one socket. Knows its messages and the door; what they look like is `questions`'.
+"""`/ws/translate`: many runs on one socket. Knows its messages, spelt out in `questions` and `answers`, and the door.
 
 Nothing is buffered here: a run waits until its message is taken, so a slow reader slows its own runs and no more.
 """

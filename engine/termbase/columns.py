@@ -96,7 +96,8 @@ class Pair:
         self.said = ["", ""]  # by the file, of the rows that are taken
 
     def refusal(self, row: int, labels: Sequence[str]) -> Problem | None:
-        """None where the row's languages, as the file calls them, are those meant; an empty label fits all."""
+        """None where the row's languages, as the file calls them, are those meant; an empty label fits all. What was
+        left open before is then meant from here on."""
         codes = [language_of(label) if label.strip() else "" for label in labels]
         for label, code, meant in zip(labels, codes, self._meant, strict=True):
             if label.strip() and not code:

@@ -79,7 +79,7 @@ def sound(rows: Iterable[Row]) -> tuple[tuple[Term, ...], tuple[Problem, ...]]:
     """The terms that can be used, trimmed and in order, and what is wrong with the others.
 
     Of two with one source, in any letter case unless both ask for theirs, the first counts. Problems that a reader
-    has found pass through; 1,000 are kept, and one more says how many there were. Raises `GlossaryTooLarge`.
+    has found pass through; of more than 1,000 the rest is counted in one more. Raises `GlossaryTooLarge`.
     """
     terms: list[Term] = []
     problems: list[Problem] = []
@@ -173,7 +173,7 @@ def _judged(row: int, term: Term, first_rows: dict[tuple[str, bool], tuple[int, 
         return Term(source, target, term.case, note)
     first_row, first_target = first_rows[key]
     if first_target == (target or source):
-        return Problem(row, "duplicate", f"{shown(source)} stands in row {first_row:,} already; it is kept once.")
+        return Problem(row, "duplicate", f"{shown(source)} stands in row {first_row:,} already; it counts once.")
     return Problem(
         row,
         "conflict",

@@ -21,8 +21,8 @@ from engine.errors import RequestError, YiwenError
 from engine.termbase.entries import MAX_TERMS
 from engine.types import Term
 
-MOST_KEPT = 1_000
-MOST_TERMS_KEPT = 5_000_000  # of all glossaries; terms of a few words take some 60 bytes each on the disk
+MOST_STORED = 1_000  # glossaries
+MOST_TERMS_STORED = 5_000_000  # of all glossaries; terms of a few words take some 60 bytes each on the disk
 MOST_TERMS_READY = 200_000  # in memory, of those used last; some 250 bytes each
 FIRST_LINE_BYTES = 4_000  # a name of 150 characters takes 1,800 of them at the most
 
@@ -111,9 +111,9 @@ class Glossaries:
     async def add(self, name: str, source_lang: str, target_lang: str, terms: Sequence[Term]) -> Stored:
         """Codes are ours, terms sound, and `MAX_TERMS` at the most. Raises `TooManyGlossaries`, `NotStored`."""
         async with self._changing:
-            if len(self._listed) >= MOST_KEPT:
+            if len(self._listed) >= MOST_STORED:
                 raise TooManyGlossaries(
-                    f"There are {MOST_KEPT:,} glossaries, the most that are kept; delete one first."
+                    f"There are {MOST_STORED:,} glossaries, the most that are stored; delete one first."
                 )
             new = Stored(str(uuid4()), name, source_lang, target_lang, time.time(), len(terms), tuple(terms))
             return await self._write(new)
@@ -142,10 +142,10 @@ class Glossaries:
     async def _write(self, stored: Stored) -> Stored:
         assert len(stored.terms) <= MAX_TERMS
         others = sum(other.term_count for other in self._listed.values() if other.id != stored.id)
-        if others + stored.term_count > MOST_TERMS_KEPT:
+        if others + stored.term_count > MOST_TERMS_STORED:
             raise TooManyGlossaries(
                 f"The other glossaries have {others:,} terms and this one {stored.term_count:,}, and "
-                f"{MOST_TERMS_KEPT:,} are kept at the most; delete one first."
+                f"{MOST_TERMS_STORED:,} are stored at the most; delete one first."
             )
         path = self._path(stored.id)
         try:

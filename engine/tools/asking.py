@@ -1,4 +1,4 @@
-"""What every evaluation that asks a model needs: which model, and many questions at once."""
+"""What evaluations share: which model is asked, many questions at once, shares."""
 
 import argparse
 import asyncio
@@ -71,4 +71,5 @@ def write_lines(path: Path | None, records: Iterable[dict[str, Any]]) -> None:
 
 
 def share(part: int, whole: int) -> float:
+    """From 0 to 1, to four places; 0 of nothing."""
     return round(part / whole, 4) if whole else 0.0

@@ -17,6 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from engine.detect import detect, is_certain
 from engine.languages import CHINESE, LANGUAGES
+from engine.tools.asking import share
 
 ABOUT = "is the language of sentences and of their first words told, and doubted where it is not?"
 FIXTURE = Path(__file__).parents[2] / "tests" / "fixtures" / "detect.tsv"
@@ -57,11 +58,11 @@ def score(texts: Sequence[tuple[str, str]]) -> dict[str, Any]:
     among_chinese = sum(misses[lang][other] for lang in CHINESE for other in CHINESE)
     return {
         "texts": len(texts),
-        "right": _share(right[True], len(texts)),
-        "right_with_chinese_as_one": _share(right[True] + among_chinese, len(texts)),
+        "right": share(right[True], len(texts)),
+        "right_with_chinese_as_one": share(right[True] + among_chinese, len(texts)),
         "texts_a_second": round(len(texts) / max(seconds, 1e-9)),  # of CPU time
-        "wrong_doubted": _share(doubted[False], right[False]),
-        "right_doubted": _share(doubted[True], right[True]),
+        "wrong_doubted": share(doubted[False], right[False]),
+        "right_doubted": share(doubted[True], right[True]),
         "misses": {lang: dict(taken_for.most_common()) for lang, taken_for in sorted(misses.items()) if taken_for},
     }
 
@@ -80,10 +81,6 @@ def show(scores: Mapping[str, Mapping[str, Any]]) -> str:
         misses = (f"{lang} → {other} {count}" for lang, row in of["misses"].items() for other, count in row.items())
         lines.append(f"{name}: {', '.join(misses) or 'no misses'}")
     return "\n".join(lines)
-
-
-def _share(part: int, whole: int) -> float:
-    return round(part / whole, 4) if whole else 0.0
 
 
 def _fixture() -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from engine.languages import CHINESE
 from engine.segmenter import sentences
+from engine.tools.asking import share
 
 ABOUT = "boundaries of sentences in joined lines: precision, recall, F1"
 LINES_JOINED = 6
@@ -43,15 +44,11 @@ class Counts:
     def scores(self) -> dict[str, float]:
         return {
             "boundaries": self.wanted,
-            "precision": _share(self.right, self.found),
-            "recall": _share(self.right, self.wanted),
-            "f1": _share(2 * self.right, self.found + self.wanted),
-            "f1_certain_forgiven": _share(2 * self.right, self.found - self.forgiven + self.wanted),
+            "precision": share(self.right, self.found),
+            "recall": share(self.right, self.wanted),
+            "f1": share(2 * self.right, self.found + self.wanted),
+            "f1_certain_forgiven": share(2 * self.right, self.found - self.forgiven + self.wanted),
         }
-
-
-def _share(part: int, whole: int) -> float:
-    return round(part / whole, 4) if whole else 0.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

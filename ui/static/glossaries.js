@@ -12,7 +12,7 @@ window.yiwenGlossaries = (root, { say, element, languageName, languages }) => {
   const row = element("div", "yw-glossary-row", title, actions, picker);
   const said = element("p", "yw-glossary-said");
   const rows = element("div", ""); // of the file sent last that could not be used
-  let kept = null; // { id, name, source_lang, target_lang, term_count } of each, once the server has said
+  let stored = null; // { id, name, source_lang, target_lang, term_count } of each, once the server has said
 
   said.setAttribute("role", "status");
   title.htmlFor = picker.id = "yw-glossary";
@@ -41,14 +41,14 @@ window.yiwenGlossaries = (root, { say, element, languageName, languages }) => {
   }
 
   function choose(id) {
-    const chosen = kept?.find((one) => one.id === id);
+    const chosen = stored?.find((one) => one.id === id);
     picker.value = chosen?.id ?? "";
     picker.title = picker.selectedOptions[0].text; // a long name is cut off
     actions.replaceChildren();
     if (!chosen) return;
     const link = element("a", "", say("download"));
     link.href = address(`/${chosen.id}/file?format=csv`);
-    actions.append(link, button("remove", () => remove(chosen.id)));
+    actions.append(link, button("remove", () => remove(chosen.id, chosen.name)));
   }
 
   function option({ id, name: title, source_lang: from, target_lang: to, term_count: count }) {
@@ -61,7 +61,7 @@ window.yiwenGlossaries = (root, { say, element, languageName, languages }) => {
   function list(chosen) {
     const none = element("option", "", say("glossary_none"));
     none.value = "";
-    picker.replaceChildren(none, ...(kept ?? []).map(option));
+    picker.replaceChildren(none, ...(stored ?? []).map(option));
     choose(chosen);
   }
 
@@ -82,7 +82,7 @@ window.yiwenGlossaries = (root, { say, element, languageName, languages }) => {
   async function refresh(chosen) {
     const glossaries = await asked(address());
     if (!Array.isArray(glossaries)) return tell(glossaries.trouble ?? say("unreachable"));
-    kept = glossaries;
+    stored = glossaries;
     list(chosen);
     remember(picker.value);
     if (chosen && !picker.value) tell(say("glossary_gone"));
@@ -95,12 +95,14 @@ window.yiwenGlossaries = (root, { say, element, languageName, languages }) => {
     form.append("file", file);
     for (const [field, code] of Object.entries(pair)) if (code) form.append(field, code);
     const answer = await asked(address(), { method: "POST", body: form });
-    if (!answer.id) return tell(answer.trouble ?? say("unreachable"));
+    const unsaid = answer.code === "invalid_request" && !pair.source_lang; // the one thing that a file can lack
+    if (!answer.id) return tell(unsaid ? say("glossary_from") : (answer.trouble ?? say("unreachable")));
     await refresh(answer.id);
     tell(say("glossary_kept", { title: answer.name, count: answer.term_count.toLocaleString() }), answer.problems);
   }
 
-  async function remove(id) {
+  async function remove(id, title) {
+    if (!confirm(say("glossary_remove", { title }))) return; // there may be no other copy
     const { trouble } = await asked(address(`/${id}`), { method: "DELETE" });
     if (trouble) return tell(trouble);
     tell("");
@@ -120,8 +122,8 @@ window.yiwenGlossaries = (root, { say, element, languageName, languages }) => {
       place.replaceChildren(row, zone, said, rows);
       refresh(remembered());
     },
-    chosen: () => (kept ? picker.value : remembered()),
-    refresh: () => refresh(kept ? picker.value : remembered()),
+    chosen: () => (stored ? picker.value : remembered()),
+    refresh: () => refresh(stored ? picker.value : remembered()),
     remembered,
   };
 };

@@ -166,10 +166,8 @@ window.yiwen = (() => {
       sentence += ` · ${say(unsure ? "taken_for" : "detected", { language: languageName(source) })}`;
     }
     status(sentence);
-    noteEach(warnings ?? [], "warning", ({ code, message, segment }) => {
-      if (code === "uncertain_language" && detection?.length) return note("warning", doubted(detection));
-      const place = total > 1 && Number.isInteger(segment) ? `${say("in_segment", { number: segment + 1 })} ` : "";
-      note("warning", place + message);
+    noteEach(warnings ?? [], "warning", ({ code, message }) => {
+      note("warning", code === "uncertain_language" && detection?.length ? doubted(detection) : message);
     });
     const [missed, used] = [[], []];
     for (const term of terms ?? []) (term.applied < term.count ? missed : used).push(term);
