@@ -11,7 +11,14 @@ YiwenError
 │   ├── TextTooLong                                           413
 │   ├── UnsupportedMedia  not JSON and not a form             415
 │   ├── BadDocument       a file that is not what it should be 422
+│   ├── NoSuchGlossary    deleted, or never there             404
+│   ├── TooManyGlossaries                                     409
+│   ├── GlossaryError     a file of terms that is of no use   422
+│   │   ├── EmptyGlossary                                     422
+│   │   ├── GlossaryTooLarge                                  413
+│   │   └── UnsupportedGlossary                               415
 │   └── InvalidRequest    the shape of the request is off     422
+├── NotStored             the disk refused                    507
 ├── Overloaded            try again later                     503 + Retry-After
 ├── BackendError          the model or its host failed        503
 └── StartupError          the program cannot start            exit status 2
@@ -76,9 +83,51 @@ class BadDocument(RequestError):
     code = "bad_document"
 
 
+class GlossaryError(RequestError):
+    """A file of terms of which nothing can be used."""
+
+    status = 422
+    code = "bad_glossary"
+
+
+class EmptyGlossary(GlossaryError):
+    """It holds no term at all, or none that is good."""
+
+    code = "empty_glossary"
+
+
+class GlossaryTooLarge(GlossaryError):
+    status = 413
+    code = "glossary_too_large"
+
+
+class UnsupportedGlossary(GlossaryError):
+    """A file of a kind that holds no terms."""
+
+    status = 415
+    code = "unsupported_glossary"
+
+
+class NoSuchGlossary(RequestError):
+    status = 404
+    code = "no_such_glossary"
+
+
+class TooManyGlossaries(RequestError):
+    status = 409
+    code = "too_many_glossaries"
+
+
 class InvalidRequest(RequestError):
     status = 422
     code = "invalid_request"
+
+
+class NotStored(YiwenError):
+    """The disk refused."""
+
+    status = 507
+    code = "not_stored"
 
 
 class Overloaded(YiwenError):

@@ -170,8 +170,12 @@ def terms_in(glossary: Index, text: str, lang: str) -> tuple[Term, ...]:
 
     A term that occurs only inside a longer one is left out.
     """
-    found = dict.fromkeys(found.term for found in find(glossary, text, lang))
-    return tuple(sorted(found, key=lambda term: -len(term.source)))
+    return each_once(find(glossary, text, lang))
+
+
+def each_once(found: Iterable[Found]) -> tuple[Term, ...]:
+    """The terms found, as `terms_in` gives them."""
+    return tuple(sorted(dict.fromkeys(each.term for each in found), key=lambda term: -len(term.source)))
 
 
 def check(

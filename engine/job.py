@@ -125,10 +125,8 @@ def _cut(context: str, shown: str) -> tuple[Warning, ...]:
 def _with_terms(part: Segment, terms: glossary.Index, lang: str) -> Segment:
     """With those that occur in it, as a reader reads it; the words of those without a target are kept."""
     text = marks.bare(part.text, part.tags)
-    part = replace(part, terms=glossary.terms_in(terms, text, lang))
-    if all(term.target for term in part.terms):
-        return kept.keep(part, [])
     found = glossary.find(terms, text, lang)
+    part = replace(part, terms=glossary.each_once(found))
     return kept.keep(part, [(each.start, each.end) for each in found if not each.term.target])
 
 

@@ -17,9 +17,10 @@ from websockets.sync.client import connect
 
 from engine import files
 from engine.backends.echo import EchoBackend
+from engine.errors import NoSuchGlossary, NotStored, TooManyGlossaries
 from engine.termbase import store
 from engine.termbase.entries import MAX_TERMS
-from engine.termbase.store import Glossaries, NoSuchGlossary, NotStored, TooManyGlossaries
+from engine.termbase.store import Glossaries
 from engine.types import Term
 from tests.conftest import Serve, soon
 

@@ -11,17 +11,8 @@ import xlsxwriter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.termbase.entries import (
-    MAX_FILE_BYTES,
-    MAX_TERMS,
-    MOST_PROBLEMS,
-    EmptyGlossary,
-    GlossaryError,
-    GlossaryTooLarge,
-    Problem,
-    UnsupportedGlossary,
-    sound,
-)
+from engine.errors import EmptyGlossary, GlossaryError, GlossaryTooLarge, UnsupportedGlossary
+from engine.termbase.entries import MAX_FILE_BYTES, MAX_TERMS, MOST_PROBLEMS, Problem, sound
 from engine.termbase.read import read
 from engine.termbase.write import FORMATS, write
 from engine.types import Term

@@ -12,12 +12,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
 
-from engine.errors import InvalidRequest, SameLanguage, UnknownLanguage, UnsupportedMedia
+from engine.errors import EmptyGlossary, InvalidRequest, SameLanguage, UnknownLanguage, UnsupportedMedia
 from engine.languages import LANGUAGES, resolve_any
 from engine.server import answers, questions
 from engine.server.forms import MULTIPART, URLENCODED, media_type
 from engine.server.limits import MAX_BODY_BYTES, BodyTooLarge
-from engine.termbase.entries import MAX_TERMS, EmptyGlossary, Problem, sound
+from engine.termbase.entries import MAX_TERMS, Problem, sound
 from engine.termbase.read import read
 from engine.termbase.store import Glossaries, Stored
 from engine.termbase.write import FORMATS, write

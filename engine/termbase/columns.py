@@ -7,17 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 
-from engine.termbase.entries import (
-    MOST_LABEL_CHARACTERS,
-    GlossaryError,
-    Imported,
-    Problem,
-    Row,
-    language_of,
-    pair_of,
-    shown,
-    sound,
-)
+from engine.errors import GlossaryError
+from engine.termbase.entries import MOST_LABEL_CHARACTERS, Imported, Problem, Row, language_of, pair_of, shown, sound
 from engine.types import Term
 
 SAMPLE_ROWS = 100  # that columns without names are judged by

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from engine.errors import RequestError
+from engine.errors import GlossaryError, GlossaryTooLarge
 from engine.languages import LANGUAGES, resolve_any
 from engine.types import Term
 
@@ -22,31 +22,6 @@ _MB = 1_000_000
 _BREAK = re.compile("[\t\n\v\f\r\x85\u2028\u2029]")
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # controls, half surrogates, no characters
 _EDGES = "".join(character for character in map(chr, range(0x3001)) if character.isspace()) + "\u200b\ufeff"
-
-
-class GlossaryError(RequestError):
-    """A file of terms of which nothing can be used."""
-
-    status = 422
-    code = "bad_glossary"
-
-
-class EmptyGlossary(GlossaryError):
-    """It holds no term at all, or none that is good."""
-
-    code = "empty_glossary"
-
-
-class GlossaryTooLarge(GlossaryError):
-    status = 413
-    code = "glossary_too_large"
-
-
-class UnsupportedGlossary(GlossaryError):
-    """A file of a kind that holds no terms."""
-
-    status = 415
-    code = "unsupported_glossary"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,18 +20,9 @@ from dataclasses import dataclass, field
 from lxml import etree
 
 from engine.documents.xml import escaped
+from engine.errors import GlossaryError, GlossaryTooLarge
 from engine.languages import UNSPACED_LETTERS
-from engine.termbase.entries import (
-    MAX_TERMS,
-    GlossaryError,
-    GlossaryTooLarge,
-    Imported,
-    Problem,
-    Row,
-    language_of,
-    pair_of,
-    sound,
-)
+from engine.termbase.entries import MAX_TERMS, Imported, Problem, Row, language_of, pair_of, sound
 from engine.types import Term
 
 MOST_WORDS = 8  # of a unit of a translation memory that is a term

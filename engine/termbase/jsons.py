@@ -8,8 +8,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from engine.errors import GlossaryError, GlossaryTooLarge
 from engine.termbase.columns import Columns, Pair, named, terms_of
-from engine.termbase.entries import MAX_TERMS, GlossaryError, GlossaryTooLarge, Imported, Problem, Row, shown, sound
+from engine.termbase.entries import MAX_TERMS, Imported, Problem, Row, shown, sound
 
 MOST_SHAPES = 1_000  # different sets of keys: some of six keys left out, and in another order
 MOST_COMMAS = 2_000_000  # 50,000 terms of six fields have 300,000, and their notes some more

@@ -4,15 +4,8 @@ import re
 from pathlib import PurePosixPath
 
 from engine.documents.encoding import decode
-from engine.errors import BadDocument
-from engine.termbase.entries import (
-    MAX_FILE_BYTES,
-    EmptyGlossary,
-    GlossaryError,
-    Imported,
-    UnsupportedGlossary,
-    too_large,
-)
+from engine.errors import BadDocument, EmptyGlossary, GlossaryError, UnsupportedGlossary
+from engine.termbase.entries import MAX_FILE_BYTES, Imported, too_large
 from engine.termbase.interchange import read_tbx, read_tmx
 from engine.termbase.jsons import read_json
 from engine.termbase.tables import read_delimited, read_xlsx

@@ -17,7 +17,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from engine import files
-from engine.errors import RequestError, YiwenError
+from engine.errors import NoSuchGlossary, NotStored, TooManyGlossaries
 from engine.termbase.entries import MAX_TERMS
 from engine.types import Term
 
@@ -31,23 +31,6 @@ Result = TypeVar("Result")
 _OURS = re.compile(  # a UUID: clients of DeepL's ask for one
     r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jsonl(\.new)?"
 )
-
-
-class NoSuchGlossary(RequestError):
-    status = 404
-    code = "no_such_glossary"
-
-
-class TooManyGlossaries(RequestError):
-    status = 409
-    code = "too_many_glossaries"
-
-
-class NotStored(YiwenError):
-    """The disk refused."""
-
-    status = 507
-    code = "not_stored"
 
 
 @dataclass(frozen=True, slots=True)

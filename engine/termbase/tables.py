@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from engine.documents.package import Package, unpack
+from engine.errors import GlossaryError, GlossaryTooLarge
 from engine.termbase.columns import MOST_COLUMNS, Cells, imported, named
-from engine.termbase.entries import MAX_TERMS, GlossaryError, GlossaryTooLarge, Imported, Problem, shown
+from engine.termbase.entries import MAX_TERMS, Imported, Problem, shown
 
 MOST_LINES = 500_000  # ends of lines, of which CR LF are two
 MOST_LINES_IN_CELL = 20  # a quotation mark that no other closes within so many is a stray one

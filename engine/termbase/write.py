@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Sequence
 
-from engine.termbase.entries import UnsupportedGlossary
+from engine.errors import UnsupportedGlossary
 from engine.termbase.interchange import write_tbx
 from engine.termbase.tables import guarded
 from engine.types import Term
