@@ -21,6 +21,10 @@ class Config:
     backend: str = "auto"
     devices: str = "auto"
     precision: str = "auto"
+    max_vram_gb: float | None = None  # of 10⁹ bytes, all that we take of a card; None: nearly all that is free
+    kv_dtype: str = "auto"
+    kv_window: int | None = None  # tokens kept in the KV cache besides the first page; None: all
+    deterministic: bool = False
     max_concurrent: int | None = None  # None: as many as suit the device
     max_waiting: int = 256
     max_text_tokens: int = 200_000
@@ -48,6 +52,8 @@ class Config:
 class _Option:
     parse: Callable[[str], object]  # raises ValueError, whose text says what is allowed
     help: str
+    none: str = ""  # how a value of None is written
+    alone: str | None = None  # what the flag means without a value, where it may stand so
 
 
 def _any(value: str) -> str:
@@ -74,11 +80,26 @@ def _number(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
-def _concurrency(value: str) -> int | None:
-    try:
-        return None if value == "auto" else _number(1, 1024)(value)
-    except ValueError:
-        raise ValueError("it must be auto or a whole number from 1 to 1024") from None
+def _or_none(none: str, parse: Callable[[str], object]) -> Callable[[str], object]:
+    def parse_or_none(value: str) -> object:
+        try:
+            return None if value == none else parse(value)
+        except ValueError as error:
+            raise ValueError(str(error).replace("it must be", f"it must be {none} or", 1)) from None
+
+    return parse_or_none
+
+
+def _gigabytes(value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", value) or not float(value):
+        raise ValueError("it must be a number of gigabytes such as 24 or 7.5")
+    return float(value)
+
+
+def _yes_or_no(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError("it must be true or false")
+    return value == "true"
 
 
 def _device(value: str) -> str:
@@ -95,10 +116,28 @@ def _path_prefix(value: str) -> str:
 
 _OPTIONS = {
     "model": _Option(_any, "embedded (ships with Yiwen), a folder, or a hub id"),
-    "backend": _Option(_one_of("auto", "local", "echo"), "auto, local (our engine), or echo (says the source back)"),
+    "backend": _Option(
+        _one_of("auto", "local", "onnx", "echo"), "auto, local (our engine), onnx, or echo (says the source back)"
+    ),
     "devices": _Option(_device, "auto, cpu, or cuda:0"),
-    "precision": _Option(_one_of("auto", "fp32", "bf16", "fp16", "int8"), "auto, fp32, bf16, fp16 or int8"),
-    "max_concurrent": _Option(_concurrency, "segments translated at once: auto or a number"),
+    "precision": _Option(
+        _one_of("auto", "fp32", "bf16", "fp16", "int8", "int4"), "auto, fp32, bf16, fp16, int8 or int4"
+    ),
+    "max_vram_gb": _Option(
+        _or_none("auto", _gigabytes), "gigabytes of a card, past which nothing is taken: weights, cache and all", "auto"
+    ),
+    "kv_dtype": _Option(_one_of("auto", "bf16", "fp8"), "numbers of the KV cache: auto, bf16, or fp8 (half of it)"),
+    "kv_window": _Option(
+        _or_none("off", _number(64, 262_144)),
+        "tokens that a sequence keeps in the KV cache besides its first ones; less memory, worse long segments",
+        "off",
+    ),
+    "deterministic": _Option(
+        _yes_or_no, "the same seed gives the same text whatever else is translated meanwhile; slower", alone="true"
+    ),
+    "max_concurrent": _Option(
+        _or_none("auto", _number(1, 1024)), "segments translated at once: auto or a number", "auto"
+    ),
     "max_waiting": _Option(_number(1, 1_000_000), "requests admitted before the rest are refused with 503"),
     "max_text_tokens": _Option(_number(1, 1_000_000_000), "tokens in one text, past which it is refused with 413"),
     "max_upload_mb": _Option(_number(1, 4_096), "megabytes of one document, past which it is refused with 413"),
@@ -124,12 +163,16 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str]:
         allow_abbrev=False,
     )
     for field in fields(Config):
-        default = "auto" if field.default is None else field.default
+        option = _OPTIONS[field.name]
+        default = option.none if field.default is None else str(field.default)
+        default = default.lower() if isinstance(field.default, bool) else default
         parser.add_argument(
             _flag(field.name),
             metavar="…",
+            nargs="?" if option.alone else None,
+            const=option.alone,
             default=argparse.SUPPRESS,
-            help=f"{_OPTIONS[field.name].help} (default: {default})" if default != "" else _OPTIONS[field.name].help,
+            help=f"{option.help} (default: {default})" if default else option.help,
         )
     known, unknown = parser.parse_known_args(argv)
     if unknown:

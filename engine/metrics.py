@@ -32,7 +32,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes. `device_*` are None without a card, the rest 0 where the backend has none."""
+    """Bytes. Those with None are of a card, and None without one or where they are not measured."""
 
     process: int  # resident, all of this program
     weights: int
@@ -40,6 +40,18 @@ class Memory:
     kv_total: int
     device_used: int | None
     device_total: int | None
+    workspace: int | None = None
+    graphs: int | None = None
+    context: int | None = None  # CUDA's own
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Of the KV cache."""
+
+    used: int
+    free: int
+    preempted: int  # sequences that had to give their pages back and begin anew, since the start
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,7 @@ class Snapshot:
     first_text: Latency  # from asking to the first text
     whole: Latency  # from asking to the last text
     memory: Memory
+    pages: Pages | None  # None where the cache has none
 
 
 class Metrics:
@@ -149,7 +162,13 @@ class Metrics:
                     kv_total=memory.get("kv_total", 0),
                     device_used=memory.get("device_used"),
                     device_total=memory.get("device_total"),
+                    workspace=memory.get("workspace"),
+                    graphs=memory.get("graphs"),
+                    context=memory.get("context"),
                 ),
+                pages=Pages(memory["pages_used"], memory["pages_free"], memory.get("preempted", 0))
+                if "pages_used" in memory
+                else None,
             )
 
 

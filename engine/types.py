@@ -46,6 +46,9 @@ class ModelInfo:
     hub: str | None = None  # the language on one side of every pair it learnt; None where it learnt all pairs
     translates: bool = True  # else it says the source back, and what it says is not judged as a translation
     marks: bool = True  # whether it has learnt to carry marks such as <s1> over; else runs are translated apart
+    kernel: str = ""  # what multiplies by the weights, in the backend's words; empty where there is no choice
+    plan: str = ""  # why it is loaded as it is, in words
+    planned_bytes: Mapping[str, int] = field(default_factory=dict)  # what that was expected to take, by kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,18 @@ model says means nothing, but it says it the same way in every correct engine.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from engine.inference.model import HunYuanDense
 from engine.tools.tokenizer import CHAT_TEMPLATE, MARKS, PATTERN
 
 torch.set_num_threads(1)  # for matrices this small threads only wait for each other, for seconds on a busy machine
@@ -130,8 +132,9 @@ def write_checkpoint(
     dtype: torch.dtype = torch.float32,
     seed: int = 1,
     yiwen: Mapping[str, Any] | None = None,
+    **shape: int,
 ) -> Path:
-    """A whole checkpoint, with the config as HY-MT's own folders have it."""
+    """A whole checkpoint, with the config as HY-MT's own folders have it. `shape` takes the place of the small one."""
     vocabulary = write_tokenizer(folder, layout, real_ids=False)
     vocabulary += -vocabulary % 32
     tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
@@ -160,6 +163,7 @@ def write_checkpoint(
         "pad_token_id": tokens[layout.pad],
         "dtype": str(dtype).removeprefix("torch."),
     }
+    config |= shape
     if yiwen is not None:
         config["yiwen"] = dict(yiwen)
     write_json(folder / "config.json", config)
@@ -168,6 +172,25 @@ def write_checkpoint(
     tensors = {name: tensor.to(dtype) for name, tensor in _weights(config, seed).items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+@torch.inference_mode()
+def scores_of(model: HunYuanDense, ids: Sequence[int], positions: Sequence[int] | None = None) -> Tensor:
+    """Scores after each of the ids, with no cache: [tokens, vocab_size]."""
+    device = model.cos.device
+    at = torch.tensor([positions or range(len(ids))], device=device)
+    return model.logits(model(torch.tensor([ids], device=device), at, attend_before))[0]
+
+
+def attend_before(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Every token sees itself and those before it."""
+    heads = (part.transpose(1, 2) for part in (query, key, value))
+    return F.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True).transpose(1, 2)
+
+
+def error(scores: Tensor, true: Tensor) -> float:
+    """Relative to the whole of `true`."""
+    return float((scores.double() - true.double()).norm() / true.double().norm())
 
 
 def shard(folder: Path) -> None:
@@ -197,9 +220,16 @@ def quantize_int8(folder: Path) -> None:
 
 
 def quantize_gptq(
-    folder: Path, *, group_size: int, act_order: bool = False, sym: bool = True, v2: bool = False
+    folder: Path,
+    *,
+    group_size: int,
+    act_order: bool = False,
+    shared_order: bool = False,
+    sym: bool = True,
+    v2: bool = False,
 ) -> None:
-    """Every matrix of the layers in GPTQ INT4; beside it, in `widened`, the same weights widened by hand, in fp32."""
+    """Every matrix of the layers in GPTQ INT4; beside it, in `widened`, the same weights widened by hand, in fp32.
+    With act-order every matrix has its own random groups, or those of equal width the same (`shared_order`)."""
     dice = torch.Generator().manual_seed(5)
     tensors = load_file(folder / "model.safetensors")
     widened, packed = dict(tensors), {}
@@ -211,7 +241,8 @@ def quantize_gptq(
         size = columns if group_size == -1 else group_size
         group = torch.arange(columns) // size
         if act_order:
-            group = group[torch.randperm(columns, generator=dice)]
+            shuffle = torch.Generator().manual_seed(columns) if shared_order else dice
+            group = group[torch.randperm(columns, generator=shuffle)]
         groups, rows = columns // size, weight.shape[0]
         scales = torch.stack([weight[:, group == each].abs().amax(1) / 7 for each in range(groups)]).half()
         zeros = torch.full((groups, rows), 8) if sym else torch.randint(5, 11, (groups, rows), generator=dice)

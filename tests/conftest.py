@@ -95,7 +95,7 @@ def embedded() -> Iterator[Backend]:
     """The model that ships, loaded once for all; whoever has it leaves it open."""
     from engine.backends.local import LocalBackend  # here, since torch costs seconds and most tests need none
 
-    backend = LocalBackend.load(str(EMBEDDED_FOLDER), "cpu", "auto", None)
+    backend = LocalBackend.load(Config(model=str(EMBEDDED_FOLDER), devices="cpu"))
     yield backend
     asyncio.run(backend.close())
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,34 +11,28 @@ from transformers import HunYuanDenseV1ForCausalLM
 
 from engine.errors import ModelNotFound, UnsupportedModel
 from engine.inference.checkpoint import load_model, read_config, save_model
-from engine.inference.gptq import GptqConfig, dequantize
-from engine.inference.kv_cache import Prefill, SlotCache
+from engine.inference.gptq import Int4Weight
 from engine.inference.loader import load
 from tests.checkpoints import (
     change_config,
     change_tensors,
+    error,
     quantize_gptq,
     quantize_int8,
+    scores_of,
     shard,
     write_checkpoint,
     write_json,
 )
 
+EMBEDDINGS = "model.embed_tokens.weight"
 QUERY = "model.layers.1.self_attn.q_proj.weight"
 IDS = list(range(5, 35))
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32}
 
 
-@torch.inference_mode()
-def scores_of(folder, dtype=torch.float32):
-    model = load_model(folder, read_config(folder), dtype, "cpu")
-    config = model.config
-    cache = SlotCache(config.layers, 1, len(IDS), config.kv_heads, config.head_dim, dtype, "cpu")
-    positions = torch.arange(len(IDS))[None]
-    return model.logits(model(torch.tensor([IDS]), positions, Prefill(cache, range(1), len(IDS))))[0]
-
-
-def error(scores, true):
-    return ((scores.double() - true.double()).norm() / true.double().norm()).item()
+def scores(folder, dtype=torch.float32, linear=None):
+    return scores_of(load_model(folder, read_config(folder), dtype, "cpu", linear), IDS)
 
 
 @pytest.fixture
@@ -50,18 +45,18 @@ def folder(tiny_checkpoint, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_checkpoint_in_shards_is_the_same_model(tmp_path, tied, dtype):
     folder = write_checkpoint(tmp_path / "model", tied=tied, dtype=dtype)
-    whole = scores_of(folder)
+    whole = scores(folder)
     shard(folder)
     assert not (folder / "model.safetensors").exists()
-    assert torch.equal(scores_of(folder), whole)
+    assert torch.equal(scores(folder), whole)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_int8_is_off_by_half_a_step_of_its_row_and_no_more(tmp_path, tied):
     folder = write_checkpoint(tmp_path / "model", tied=tied)
-    true, tensors = scores_of(folder), load_file(folder / "model.safetensors")
+    true, tensors = scores(folder), load_file(folder / "model.safetensors")
     quantize_int8(folder)
-    assert 0 < error(scores_of(folder), true) < 0.05
+    assert 0 < error(scores(folder), true) < 0.05
     model = load_model(folder, read_config(folder), torch.float32, "cpu")
     off = (model.layers[1].qkv.wide[: 8 * 32] - tensors[QUERY]).abs()
     assert (off <= tensors[QUERY].abs().amax(1, keepdim=True) / 127 * 0.501).all()
@@ -70,7 +65,7 @@ def test_int8_is_off_by_half_a_step_of_its_row_and_no_more(tmp_path, tied):
 
 def test_int8_in_bf16_is_as_int8_in_fp32(folder):
     quantize_int8(folder)
-    assert error(scores_of(folder, torch.bfloat16), scores_of(folder)) < 0.02
+    assert error(scores(folder, torch.bfloat16), scores(folder)) < 0.02
 
 
 @pytest.mark.parametrize("act_order", [False, True], ids=["in order", "act-order"])
@@ -78,41 +73,97 @@ def test_int8_in_bf16_is_as_int8_in_fp32(folder):
 @pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
 @pytest.mark.parametrize("sym", [True, False], ids=["sym", "asym"])
 def test_gptq_is_the_weights_widened_by_hand_to_the_last_bit(folder, group_size, act_order, v2, sym):
-    true = scores_of(folder)
+    true = scores(folder)
     quantize_gptq(folder, group_size=group_size, act_order=act_order, sym=sym, v2=v2)
-    scores = scores_of(folder)
-    assert torch.equal(scores, scores_of(folder / "widened"))
-    assert 0.01 < error(scores, true) < 0.6
+    assert torch.equal(scores(folder), scores(folder / "widened"))
+    assert 0.01 < error(scores(folder), true) < 0.6
 
 
-def test_gptq_of_a_few_numbers_written_out():
-    """Two groups that take turns, zero points 8 and 3: (value - zero) · scale."""
-    packed = torch.tensor([[0x76543210], [-0x01234568]], dtype=torch.int32)  # 0…7, then 8, 9, a, b, c, d, e, f
-    packed = packed.expand(2, 8).contiguous()
-    zeros = torch.tensor([[0x77777777], [0x22222222]], dtype=torch.int32)  # less one, as v1 stores them
-    scales = torch.tensor([[0.5], [2.0]]).expand(2, 8).half()
-    g_idx = torch.tensor([0, 1] * 8, dtype=torch.int32)
-    weight = dequantize({"qweight": packed, "qzeros": zeros, "scales": scales, "g_idx": g_idx}, GptqConfig(1))
-    by_hand = [(value - (3 if value % 2 else 8)) * (2.0 if value % 2 else 0.5) for value in range(16)]
-    assert weight.tolist() == [by_hand] * 8
+def test_gptq_without_g_idx_is_in_order(folder):
+    quantize_gptq(folder, group_size=32)
+    before = scores(folder)
+    names = [name for name in load_file(folder / "model.safetensors") if name.endswith("g_idx")]
+    assert len(names) == 3 * 7
+    change_tensors(folder, dict.fromkeys(names))
+    assert torch.equal(scores(folder), before)
+
+
+class Widened(torch.nn.Module):
+    """A layer as the engine may hand one in."""
+
+    made: ClassVar[list[Int4Weight]]
+
+    def __init__(self, weight):
+        super().__init__()
+        self.made.append(weight)
+        self.register_buffer("wide", weight.dequantize())
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.wide)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_int4_can_be_kept_by_a_layer_that_is_handed_in(tmp_path, tied):
+    folder = write_checkpoint(tmp_path / "model", tied=tied)
+    quantize_gptq(folder, group_size=32)
+    Widened.made = []
+    kept = scores(folder, linear=Widened)
+    assert error(kept, scores(folder)) < 1e-6
+    shapes = [tuple(weight.values.shape) for weight in Widened.made]
+    assert shapes == 3 * [(256 + 2 * 64, 128), (128, 256), (512, 128), (128, 256)]  # qkv, output, gate-up, down
+    assert load(str(folder), "cpu", "int4", Widened).info.precision == "gptq-int4"
+
+
+def test_act_order_is_kept_where_parts_of_one_input_share_it(folder):
+    quantize_gptq(folder, group_size=32, act_order=True, shared_order=True)
+    Widened.made = []
+    assert error(scores(folder, linear=Widened), scores(folder / "widened")) < 1e-6
+    assert all(weight.order is not None for weight in Widened.made)
+
+
+def test_where_they_do_not_it_is_said_and_widening_runs_it(folder):
+    quantize_gptq(folder, group_size=32, act_order=True)
+    with pytest.raises(UnsupportedModel, match=r"parts of layers.0.qkv .* use --precision bf16, which widens them"):
+        load(str(folder), "cpu", "auto", Widened)
+    Widened.made = []
+    assert load(str(folder), "cpu", "bf16", Widened).info.precision == "gptq-int4, widened"
+    assert not Widened.made
+
+
+def test_int4_is_widened_where_nothing_multiplies_by_it(folder):
+    quantize_gptq(folder, group_size=32)
+    assert load(str(folder), "cpu", "auto").info.precision == "gptq-int4, widened"
+    assert load(str(folder), "cpu", "fp32").model.layers[0].qkv.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("precision", "tool"), [("int4", "engine.tools.quantize"), ("int8", "engine.tools.convert")])
+def test_a_precision_the_checkpoint_is_not_stored_in_names_the_tool_that_makes_it(folder, precision, tool):
+    with pytest.raises(UnsupportedModel, match=f"not stored in {precision.upper()}; .* `python -m {tool}`"):
+        load(str(folder), "cpu", precision, Widened)
+
+
+def test_a_head_stored_beside_a_tied_one_is_not_used(folder):
+    before = scores(folder)
+    change_tensors(folder, {"lm_head.weight": torch.zeros_like(load_file(folder / "model.safetensors")[EMBEDDINGS])})
+    assert torch.equal(scores(folder), before)
 
 
 def test_what_is_saved_is_read_back_by_us_and_by_transformers(folder, tmp_path):
     model = load_model(folder, read_config(folder), torch.float32, "cpu")
     save_model(model, tmp_path / "saved", torch.float32, {"yiwen": {"family": "hy-mt2"}})
-    assert torch.equal(scores_of(tmp_path / "saved"), scores_of(folder))
+    assert torch.equal(scores(tmp_path / "saved"), scores(folder))
     with torch.inference_mode():
         theirs = HunYuanDenseV1ForCausalLM.from_pretrained(tmp_path / "saved")(torch.tensor([IDS])).logits[0]
-    assert error(theirs, scores_of(folder)) < 1e-5
+    assert error(theirs, scores(folder)) < 1e-5
     save_model(model, tmp_path / "int8", torch.int8, {})
-    assert error(scores_of(tmp_path / "int8"), scores_of(folder)) < 0.05
+    assert error(scores(tmp_path / "int8"), scores(folder)) < 0.05
 
 
 def test_newer_configs_that_say_rope_parameters_are_the_same_model(folder):
-    before = scores_of(folder)
+    before = scores(folder)
     rope = {"rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0, "rope_theta": 10000.0}
     change_config(folder, rope_scaling=None, rope_theta=None, rope_parameters=rope)
-    assert torch.equal(scores_of(folder), before)
+    assert torch.equal(scores(folder), before)
 
 
 def no_folder(folder):
@@ -206,9 +257,73 @@ def int8_of_wrong_shape(folder):
     change_tensors(folder, {"model.embed_tokens.weight": torch.zeros(8, 128, dtype=torch.int8)})
 
 
-def gptq_without_groups(folder):
+def gptq_without_zeros(folder):
     quantize_gptq(folder, group_size=32)
+    change_tensors(folder, {QUERY.replace("weight", "qzeros"): None})
+
+
+def act_order_without_groups(folder):
+    quantize_gptq(folder, group_size=32, act_order=True)
+    change_config(folder, quantization_config=GPTQ | {"desc_act": True})
     change_tensors(folder, {QUERY.replace("weight", "g_idx"): None})
+
+
+def gptq_of_unequal_groups(folder):
+    quantize_gptq(folder, group_size=32)
+    change_tensors(
+        folder, {QUERY.replace("weight", "g_idx"): torch.tensor([1] + 31 * [0] + 32 * [1] + 32 * [2] + 32 * [3])}
+    )
+
+
+def gptq_of_other_shape(folder):
+    quantize_gptq(folder, group_size=32)
+    tensors = load_file(folder / "model.safetensors")
+    stem, other = (f"model.layers.1.self_attn.{name}_proj." for name in "qk")
+    change_tensors(folder, {stem + part: tensors[other + part] for part in ("qweight", "qzeros", "scales", "g_idx")})
+
+
+def gptq_for_marlin(folder):
+    quantize_gptq(folder, group_size=32)
+    change_config(folder, quantization_config=GPTQ | {"checkpoint_format": "marlin"})
+
+
+def nan_in_a_norm(folder):
+    change_tensors(folder, {"model.norm.weight": torch.full((128,), torch.nan)})
+
+
+def nan_in_a_matrix(folder):
+    name = "model.layers.0.mlp.down_proj.weight"
+    matrix = load_file(folder / "model.safetensors")[name]
+    matrix[100, 3] = torch.nan
+    change_tensors(folder, {name: matrix})
+
+
+def infinity_in_the_embeddings(folder):
+    matrix = load_file(folder / "model.safetensors")["model.embed_tokens.weight"].half()
+    matrix[7, 7] = -torch.inf
+    change_tensors(folder, {"model.embed_tokens.weight": matrix})
+
+
+def infinite_scale(folder):
+    quantize_gptq(folder, group_size=32)
+    change_tensors(folder, {QUERY.replace("weight", "scales"): torch.full((4, 256), torch.inf)})
+
+
+def nan_in_int8_scales(folder):
+    quantize_int8(folder)
+    change_tensors(folder, {QUERY + "_scale": torch.full((256,), torch.nan)})
+
+
+def other_activation(folder):
+    change_config(folder, hidden_act="gelu")
+
+
+def biases(folder):
+    change_config(folder, attention_bias=True)
+
+
+def no_qk_norm(folder):
+    change_config(folder, use_qk_norm=False)
 
 
 def gptq_of_wrong_groups(folder):
@@ -281,7 +396,19 @@ def broken_generation_config(folder):
         (three_bits, UnsupportedModel, "3 bits cannot be read; 4 bits can"),
         (int8_without_scales, UnsupportedModel, "lacks the tensor .*k_proj.weight_scale"),
         (int8_of_wrong_shape, UnsupportedModel, r"embed_tokens has shape \(8, 128\)"),
-        (gptq_without_groups, UnsupportedModel, "lacks the tensor .*q_proj.g_idx"),
+        (gptq_without_zeros, UnsupportedModel, "lacks the tensor .*q_proj.qzeros"),
+        (act_order_without_groups, UnsupportedModel, "q_proj was quantised with act-order, but .*g_idx is missing"),
+        (gptq_of_unequal_groups, UnsupportedModel, "128 inputs of .*q_proj are in 4 groups of unequal sizes"),
+        (gptq_of_other_shape, UnsupportedModel, r"layers.1.self_attn.q_proj has shape \(64, 128\), not \(256, 128\)"),
+        (gptq_for_marlin, UnsupportedModel, "'marlin' cannot be read; 'gptq' and 'gptq_v2' can"),
+        (nan_in_a_norm, UnsupportedModel, "model.norm.weight of .*/model' holds NaN or infinity; .*fetch it again"),
+        (nan_in_a_matrix, UnsupportedModel, "layers.0.mlp.down_proj.weight of .* holds NaN or infinity"),
+        (infinity_in_the_embeddings, UnsupportedModel, "embed_tokens.weight of .* holds NaN or infinity"),
+        (infinite_scale, UnsupportedModel, "q_proj.scales of .* holds NaN or infinity"),
+        (nan_in_int8_scales, UnsupportedModel, "q_proj.weight_scale of .* holds NaN or infinity"),
+        (other_activation, UnsupportedModel, "says hidden_act 'gelu'; Yiwen runs 'silu' only"),
+        (biases, UnsupportedModel, "says attention_bias True; Yiwen runs False only"),
+        (no_qk_norm, UnsupportedModel, "says use_qk_norm False; Yiwen runs True only"),
         (gptq_of_wrong_groups, UnsupportedModel, "q_proj.*do not fit together"),
         (broken_index, UnsupportedModel, "index.json' is not JSON"),
         (index_of_nothing, UnsupportedModel, "lacks the tensor model.embed_tokens"),

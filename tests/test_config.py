@@ -22,12 +22,24 @@ def test_a_flag_beats_its_variable_which_beats_the_default() -> None:
 
 def test_every_field_is_a_flag_and_a_variable() -> None:
     value = {"port": "1", "max_concurrent": "2", "max_waiting": "3", "max_text_tokens": "4", "max_upload_mb": "5"}
-    value |= {"devices": "cuda:1"}
+    value |= {"devices": "cuda:1", "max_vram_gb": "7.5", "kv_dtype": "fp8", "kv_window": "512", "deterministic": "true"}
     value |= {"backend": "echo", "precision": "int8", "root_path": "/yiwen/", "log_level": "error"}
     for field in fields(Config):
         text = value.get(field.name, "there")
         by_flag = Config.load([f"--{field.name.replace('_', '-')}", text], {})
         assert by_flag == Config.load([], {f"YIWEN_{field.name.upper()}": text}) != Config()
+
+
+def test_a_switch_needs_no_value_as_a_flag_and_may_have_one() -> None:
+    assert Config.load(["--deterministic", "--port", "1"], {}).deterministic is True
+    assert Config.load(["--deterministic", "false"], {"YIWEN_DETERMINISTIC": "true"}).deterministic is False
+    assert Config.load([], {"YIWEN_DETERMINISTIC": "true"}).deterministic is True
+
+
+def test_what_is_off_by_default_can_be_said_to_be_off() -> None:
+    chosen = Config.load(["--kv-window", "off", "--max-vram-gb", "auto", "--max-concurrent", "auto"], {})
+    assert chosen == Config()
+    assert Config.load(["--kv-window=1024", "--max-vram-gb=7.5"], {}).kv_window == 1024
 
 
 def test_an_empty_variable_is_an_unset_one() -> None:
@@ -48,8 +60,20 @@ def test_a_path_prefix_ends_without_a_slash() -> None:
         (["--port"], {}, "--port"),
         (["--port", "99999"], {}, "--port is '99999'; it must be a whole number from 0 to 65535."),
         ([], {"YIWEN_PORT": "http"}, "YIWEN_PORT is 'http'; it must be a whole number"),
-        (["--precision", "int3"], {}, "--precision is 'int3'; choose one of: auto, fp32, bf16, fp16, int8."),
-        (["--backend", "vllm"], {}, "choose one of: auto, local, echo."),
+        (["--precision", "int3"], {}, "--precision is 'int3'; choose one of: auto, fp32, bf16, fp16, int8, int4."),
+        (["--backend", "vllm"], {}, "choose one of: auto, local, onnx, echo."),
+        (["--backend", "remote"], {}, "choose one of: auto, local, onnx, echo."),
+        (
+            ["--max-vram-gb", "lots"],
+            {},
+            "--max-vram-gb is 'lots'; it must be auto or a number of gigabytes such as 24 or 7.5.",
+        ),
+        (["--max-vram-gb", "0"], {}, "auto or a number of gigabytes"),
+        (["--max-vram-gb", "nan"], {}, "auto or a number of gigabytes"),
+        (["--kv-dtype", "fp16"], {}, "choose one of: auto, bf16, fp8."),
+        (["--kv-window", "1"], {}, "--kv-window is '1'; it must be off or a whole number from 64 to 262144."),
+        ([], {"YIWEN_DETERMINISTIC": "yes"}, "YIWEN_DETERMINISTIC is 'yes'; it must be true or false."),
+        (["--deterministic", "serve"], {}, "--deterministic is 'serve'; it must be true or false."),
         (["--devices", "gpu"], {}, "auto, cpu, or one card such as cuda:0."),
         (["--max-concurrent", "0"], {}, "auto or a whole number from 1"),
         (["--max-waiting", "-1"], {}, "--max-waiting"),
@@ -70,3 +94,5 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert left.value.code == 0
     assert all(f"--{field.name.replace('_', '-')}" in shown for field in fields(Config))
+    assert "None" not in shown
+    assert "(default: off)" in " ".join(shown.split())

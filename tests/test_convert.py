@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.backends.local import LocalBackend
+from engine.config import Config
 from engine.errors import ModelNotFound
 from engine.tools import convert as tool
 from engine.tools.convert import convert
@@ -95,7 +96,7 @@ def test_tokenizer_sampling_and_model_card_come_along(folders):
 
 
 def test_the_engine_runs_what_it_wrote(folders):
-    backend = LocalBackend.load(str(folders / "int8"), "cpu", "auto", 1)
+    backend = LocalBackend.load(Config(model=str(folders / "int8"), devices="cpu", max_concurrent=1))
     assert backend.info.precision == "int8"
     assert backend.info.name == "tiny"
     backend._batcher.close()

@@ -395,7 +395,7 @@ def test_others_are_answered_while_fifty_thousand_terms_are_taken_and_given(url:
             slowest = max(slowest, httpx.get(f"{url}/healthz").elapsed.total_seconds())
         took = time.monotonic() - began
     assert kept.result()["term_count"] == MAX_TERMS
-    assert slowest < took / 2
+    assert slowest < 0.7 * took
     assert len(httpx.get(f"{url}/glossaries/{kept.result()['id']}", timeout=20).json()["terms"]) == MAX_TERMS
 
 

@@ -5,6 +5,7 @@ import logging
 import shutil
 import time
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.backends.local import LocalBackend, slots_that_fit
+from engine.backends.local import LocalBackend
+from engine.config import Config
 from engine.errors import BackendError, ConfigError, ModelNotFound, TextTooLong, UnsupportedModel
 from engine.inference import loader
 from engine.inference.loader import family_of, licence_of, load
-from engine.inference.runner import Runner
 from engine.types import ModelInfo, Prompt, Sampling
-from tests.checkpoints import CONTEXT_TOKENS, change_config, quantize_gptq, quantize_int8, write_json
+from tests.checkpoints import CONTEXT_TOKENS, change_config, quantize_gptq, quantize_int8, scores_of, write_json
 
 GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0)
 LONG = 10**6
@@ -51,10 +52,9 @@ def text_of(chunks):
 def best_tokens(folder, text, count):
     """What the model says greedily, without a backend."""
     loaded = load(str(folder), "cpu", "fp32")
-    runner = Runner(loaded.model, 1, CONTEXT_TOKENS)
-    tokens = [int(runner.prefill([loaded.tokenizer.prompt(text)]).argmax())]
+    prompt, tokens = loaded.tokenizer.prompt(text), []
     while len(tokens) < count:
-        tokens.append(int(runner.decode(torch.tensor(tokens[-1:])).argmax()))
+        tokens.append(int(scores_of(loaded.model, [*prompt, *tokens])[-1].argmax()))
     return tokens
 
 
@@ -62,7 +62,7 @@ def with_backend(folder, work, slots=4):
     """`work(backend)` on a backend that is closed after."""
 
     async def go():
-        backend = LocalBackend.load(str(folder), "cpu", "fp32", slots)
+        backend = LocalBackend.load(Config(model=str(folder), devices="cpu", precision="fp32", max_concurrent=slots))
         try:
             return await work(backend)
         finally:
@@ -89,7 +89,9 @@ def folder(tiny_checkpoint, tmp_path):
 
 def test_a_backend_says_what_the_folder_says_of_itself(folder):
     async def work(backend):
-        assert backend.info == TINY
+        said = replace(backend.info, kernel="", plan="", planned_bytes={})
+        assert said == TINY
+        assert (backend.info.kernel, backend.info.planned_bytes["kv"] > 0) == ("torch", True)
         assert (backend.slots, backend.running) == (3, 0)
         assert (
             backend.count_tokens("Hello there, <|eos|>") == len(backend._tokenizer.prompt("Hello there, <|eos|>")) - 2
@@ -192,7 +194,7 @@ def test_the_model_dies_under_a_stream_and_lives_on_for_the_next(tiny_checkpoint
     async def work(backend):
         true = text_of(await answer(backend, ask("Hello", 5)))
         with monkeypatch.context() as patched:
-            patched.setattr(backend._batcher._runner, "decode", lambda tokens: 1 // 0)
+            patched.setattr(backend._batcher._runner, "step", lambda *_: 1 // 0)
             with pytest.raises(BackendError, match=r"ZeroDivisionError.*try again"):
                 await answer(backend, ask("Hello", 5))
         assert text_of(await answer(backend, ask("Hello", 5))) == true
@@ -201,7 +203,7 @@ def test_the_model_dies_under_a_stream_and_lives_on_for_the_next(tiny_checkpoint
 
 
 def test_a_loop_that_went_away_does_not_harm_the_others(tiny_checkpoint):
-    backend = LocalBackend.load(str(tiny_checkpoint), "cpu", "fp32", 4)
+    backend = LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cpu", precision="fp32", max_concurrent=4))
 
     async def leave_open():
         chunks = backend.stream(ask("I went to the library.", LONG))
@@ -224,10 +226,14 @@ def test_memory_adds_up(tiny_checkpoint):
         weights = load_file(tiny_checkpoint / "model.safetensors").values()
         positions = 2 * CONTEXT_TOKENS * 32 * 4  # the tables of RoPE
         rest = backend.memory()
+        assert rest["pages_free"] >= 4 * CONTEXT_TOKENS // 32
         assert rest == {
             "weights": sum(tensor.nbytes for tensor in weights) + positions,
             "kv_used": 0,
-            "kv_total": 2 * 3 * 4 * CONTEXT_TOKENS * 2 * 32 * 4,
+            "kv_total": 2 * 3 * 32 * 2 * 32 * 4 * rest["pages_free"],
+            "pages_used": 0,
+            "pages_free": rest["pages_free"],
+            "preempted": 0,
         }
         prompt, used = ask("I went to the library.", LONG), []
         async with aclosing(backend.stream(prompt)) as chunks:
@@ -294,7 +300,7 @@ def test_every_form_answers(folder, precision):
         quantize_gptq(folder, group_size=32)
 
     async def go():
-        backend = LocalBackend.load(str(folder), "cpu", "bf16", None)
+        backend = LocalBackend.load(Config(model=str(folder), devices="cpu", precision="bf16"))
         chunks = await asyncio.gather(*(answer(backend, ask("Hello there", 10)) for _ in range(6)))
         await backend.close()
         return chunks
@@ -304,15 +310,12 @@ def test_every_form_answers(folder, precision):
 
 def test_int8_of_a_model_that_is_not_stored_so_is_refused_with_what_to_do(tiny_checkpoint):
     with pytest.raises(UnsupportedModel, match=r"not stored in INT8; make an INT8 copy with `python -m engine.tools"):
-        LocalBackend.load(str(tiny_checkpoint), "cpu", "int8", None)
+        LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cpu", precision="int8"))
 
 
-@pytest.mark.parametrize("cards", [0, 2])
-def test_a_card_that_is_not_there_is_refused_with_how_many_there_are(tiny_checkpoint, cards, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
-    with pytest.raises(ConfigError, match=rf"no device 'cuda:7': .* {cards} CUDA cards; use --devices cpu"):
-        LocalBackend.load(str(tiny_checkpoint), "cuda:7", "auto", None)
+def test_a_card_that_is_not_there_is_refused_with_how_many_there_are(tiny_checkpoint):
+    with pytest.raises(ConfigError, match=r"no device 'cuda:7': .* 0 CUDA cards; use --devices cpu"):
+        LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cuda:7"))
 
 
 def test_a_hub_model_without_a_network_is_told_at_once_after_its_licence(tmp_path, monkeypatch, caplog):
@@ -320,7 +323,7 @@ def test_a_hub_model_without_a_network_is_told_at_once_after_its_licence(tmp_pat
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     began = time.perf_counter()
     with pytest.raises(ModelNotFound, match=r"no folder 'tencent/HY-MT1.5-7B', and the model hub .*check the name"):
-        LocalBackend.load("tencent/HY-MT1.5-7B", "cpu", "auto", None)
+        LocalBackend.load(Config(model="tencent/HY-MT1.5-7B", devices="cpu"))
     assert time.perf_counter() - began < 5
     said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert said == [
@@ -336,7 +339,7 @@ def test_a_download_that_breaks_is_told_in_a_sentence(monkeypatch, error):
 
     monkeypatch.setattr("engine.inference.loader.snapshot_download", breaks)
     with pytest.raises(ModelNotFound, match=type(error).__name__) as failed:
-        LocalBackend.load("tencent/Hy-MT2-1.8B", "cpu", "auto", None)
+        LocalBackend.load(Config(model="tencent/Hy-MT2-1.8B", devices="cpu"))
     assert failed.value.__cause__ is error
 
 
@@ -362,16 +365,6 @@ def test_what_a_checkpoint_says_of_its_family_and_licence_counts_more_than_its_n
     assert licence_of("Hy-MT2-7B", {}).startswith("Apache-2.0")
 
 
-def test_a_card_gets_as_many_slots_as_it_has_room_for() -> None:
-    assert slots_that_fit(32, slot_bytes=500_000_000, free_bytes=24_000_000_000) == 32
-    assert slots_that_fit(32, slot_bytes=500_000_000, free_bytes=7_000_000_000) == 11
-
-
-def test_a_card_without_room_for_one_translation_is_said_before_it_fails() -> None:
-    with pytest.raises(ConfigError, match=r"0\.5 GB left .* takes 0\.6 GB; use a smaller model"):
-        slots_that_fit(32, slot_bytes=500_000_000, free_bytes=500_000_000)
-
-
 def test_weights_that_do_not_fit_the_device_are_said_in_a_sentence(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,4 +373,4 @@ def test_weights_that_do_not_fit_the_device_are_said_in_a_sentence(
 
     monkeypatch.setattr(loader, "load_model", full)
     with pytest.raises(ConfigError, match="do not fit the memory of cpu as"):
-        LocalBackend.load(str(tiny_checkpoint), "cpu", "auto", None)
+        LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cpu"))

@@ -7,7 +7,7 @@ from contextlib import aclosing
 import pytest
 
 from engine.errors import BackendError
-from engine.metrics import Metrics
+from engine.metrics import Metrics, Pages
 from engine.types import Finished, TextDelta, TranslationEvent
 
 FINISHED = Finished("ab", "en", segments=1, input_tokens=3, output_tokens=2, seconds=1.0, model="echo")
@@ -89,7 +89,14 @@ def test_the_rate_is_of_the_last_seconds_only() -> None:
 def test_memory_comes_from_the_probes() -> None:
     memory = Metrics(lambda: {"weights": 7, "kv_used": 1, "kv_total": 2}, process_bytes=lambda: 9).snapshot().memory
     assert (memory.process, memory.weights, memory.kv_used, memory.kv_total) == (9, 7, 1, 2)
-    assert (memory.device_used, memory.device_total) == (None, None)
+    assert (memory.device_used, memory.device_total, memory.workspace, memory.graphs) == (None, None, None, None)
+
+
+def test_pages_are_counted_where_the_cache_has_them() -> None:
+    assert Metrics(lambda: {"weights": 7}).snapshot().pages is None
+    counted = Metrics(lambda: {"pages_used": 3, "pages_free": 5, "preempted": 1, "graphs": 9}).snapshot()
+    assert counted.pages == Pages(used=3, free=5, preempted=1)
+    assert counted.memory.graphs == 9
 
 
 def test_this_program_holds_some_memory() -> None:

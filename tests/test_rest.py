@@ -6,6 +6,7 @@ import re
 import socket
 import time
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
@@ -459,6 +460,25 @@ def test_system_tells_model_memory_and_who_waits(url: str) -> None:
     assert system["memory_bytes"]["process"] > 1_000_000
     assert (system["scheduler"]["slots"], system["scheduler"]["in_use"]) == (8, 0)
     assert system["traffic"]["requests"] > 0
+    assert (system["pages"], system["plan"]) == (None, {"reason": "", "bytes": {}})  # echo has neither
+
+
+class Planned(EchoBackend):
+    def __init__(self) -> None:
+        super().__init__()
+        planned = {"weights": 4_700_000_000, "kv": 17_200_000_000}
+        self.info = replace(self.info, kernel="marlin", plan="It fits.", planned_bytes=planned)
+
+    def memory(self) -> dict[str, int]:
+        return {"weights": 4, "graphs": 2, "pages_used": 10, "pages_free": 90, "preempted": 3}
+
+
+def test_system_tells_why_a_model_is_loaded_as_it_is_what_that_takes_and_which_kernel_serves(serve: Serve) -> None:
+    system = httpx.get(f"{serve(Planned())}/system").json()
+    assert system["plan"] == {"reason": "It fits.", "bytes": {"weights": 4_700_000_000, "kv": 17_200_000_000}}
+    assert system["model"]["kernel"] == "marlin"
+    assert (system["memory_bytes"]["weights"], system["memory_bytes"]["graphs"]) == (4, 2)
+    assert system["pages"] == {"used": 10, "free": 90, "preempted": 3}
 
 
 def test_the_description_is_complete_and_needs_no_other_host(url: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine.backends.local import LocalBackend
+from engine.config import Config
 from engine.inference.model import HunYuanDense, ModelConfig
 from engine.tools import corpus, train
 from engine.tools.packing import IGNORED, Encoder, Packed, batches, collate
@@ -109,7 +110,7 @@ def test_the_last_point_of_the_curve_is_judged(trained):
 
 
 def test_what_is_written_runs_in_the_engine_and_in_transformers(folder, trained):
-    backend = LocalBackend.load(str(folder / "trained"), "cpu", "auto", 1)
+    backend = LocalBackend.load(Config(model=str(folder / "trained"), devices="cpu", max_concurrent=1))
     assert backend.info.languages == ("en", "fr", "zh")
     assert backend.info.segment_tokens == 24
     assert backend.info.hub == "en"

@@ -28,7 +28,8 @@ class Backend(Protocol):
 
     def memory(self) -> dict[str, int]:
         """Bytes by use, for the memory line: `weights`, `kv_used`, `kv_total` and, on a card, `device_used`,
-        `device_total`."""
+        `device_total`, `workspace`, `graphs`, `context`. And counts, where the cache is paged: `pages_used`,
+        `pages_free`, `preempted` (sequences that had to give their pages back and begin anew, since the start)."""
         ...
 
     async def close(self) -> None:

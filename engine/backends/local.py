@@ -5,22 +5,26 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Self
 
 import torch
+from torch import nn
 
-from engine.errors import BackendError, ConfigError, TextTooLong
+from engine import hardware
+from engine.config import Config
+from engine.errors import BackendError, TextTooLong, UnsupportedModel
+from engine.hardware import LoadPlan
 from engine.inference.batcher import Batcher, Generation
-from engine.inference.loader import Loaded, load
-from engine.inference.runner import Runner
+from engine.inference.checkpoint import read_config
+from engine.inference.cuda_runner import CudaRunner
+from engine.inference.held import Int4Held
+from engine.inference.int4 import Int4Linear
+from engine.inference.loader import Loaded, folder_of, load
+from engine.inference.runner import Runner, TorchRunner
 from engine.inference.sampler import resolve
+from engine.shape import ModelShape
 from engine.types import FinishReason, ModelInfo, Prompt, TokenChunk
-
-CPU_SLOTS = 8  # more rows share the weights' reading, but one reader's share of two cores gets small
-CUDA_SLOTS = 32
-PROMPT_TOKENS = 1_024  # a template, the user's context and the text before, or terms; a padded slot is held whole
-KV_SHARE = 0.8  # of the memory left beside the weights; the rest is for activations
 
 log = logging.getLogger(__name__)
 Told = tuple[int | None, FinishReason | None, BackendError | None]
@@ -50,43 +54,33 @@ class _Outbox:
             reader.put_nowait(told)
 
 
-def slot_tokens(info: ModelInfo) -> int:
-    """The length of a slot: a prompt, its segment, and an answer of up to three times that."""
-    return min(info.max_context_tokens, PROMPT_TOKENS + 4 * info.segment_tokens)
-
-
-def slots_that_fit(wanted: int, slot_bytes: int, free_bytes: int) -> int:
-    """As many slots as are wanted, or as the card has room for. Raises `ConfigError` when there is none for one."""
-    room = int(free_bytes * KV_SHARE) // slot_bytes
-    if room < 1:
-        raise ConfigError(
-            f"The card has {free_bytes / 1e9:.1f} GB left beside the model, and one translation takes "
-            f"{slot_bytes / KV_SHARE / 1e9:.1f} GB; use a smaller model, or --devices cpu."
-        )
-    return min(wanted, room)
-
-
 class LocalBackend:
-    def __init__(self, loaded: Loaded, slots: int) -> None:
+    def __init__(
+        self, loaded: Loaded, plan: LoadPlan, runner: Runner, window: int | None = None, share: bool = True
+    ) -> None:
+        """`window`, `share`: see `Batcher`."""
         self._tokenizer, self._recommended = loaded.tokenizer, loaded.sampling
-        self._info = replace(loaded.info, max_context_tokens=slot_tokens(loaded.info))
-        self._weights_bytes = sum(tensor.nbytes for tensor in [*loaded.model.parameters(), *loaded.model.buffers()])
-        self._slot_tokens = self._info.max_context_tokens
+        self._info = replace(
+            loaded.info,
+            max_context_tokens=plan.sequence_tokens,
+            segment_tokens=plan.segment_tokens,
+            kernel=runner.kernel,
+            plan=plan.reason,
+            planned_bytes=asdict(plan.bytes),
+        )
         self._outbox: _Outbox | None = None
-        self._batcher = Batcher(Runner(loaded.model, slots, self._slot_tokens), loaded.tokenizer.stop_ids)
+        self._runner = runner
+        self._batcher = Batcher(runner, loaded.tokenizer.stop_ids, window, share)
 
     @classmethod
-    def load(cls, model: str, device: str, precision: str, max_concurrent: int | None) -> Self:
-        """Raises what `loader.load` raises."""
-        loaded = load(model, device, precision)
-        if loaded.info.device == "cpu":
-            return cls(loaded, max_concurrent or CPU_SLOTS)
-        free_bytes, _ = torch.cuda.mem_get_info(loaded.info.device)
-        # the cache has the dtype of the norms, as `Runner` makes it
-        slot_bytes = loaded.model.config.kv_bytes_a_token(loaded.model.norm.weight.dtype) * slot_tokens(loaded.info)
-        slots = slots_that_fit(max_concurrent or CUDA_SLOTS, slot_bytes, free_bytes)
-        log.info("slots=%d: each takes %.2f GB and %.1f GB are free", slots, slot_bytes / 1e9, free_bytes / 1e9)
-        return cls(loaded, slots)
+    def load(cls, config: Config) -> Self:
+        """The model of `config.model`, a folder or a hub id, as this machine can best hold it.
+
+        Raises what `hardware.plan` and `loader.load` raise.
+        """
+        loaded, plan = prepared(config)
+        share = config.backend != "onnx"  # its slots have buffers of their own
+        return cls(loaded, plan, runner_of(loaded, plan, config), config.kv_window, share)
 
     @property
     def info(self) -> ModelInfo:
@@ -106,10 +100,10 @@ class LocalBackend:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
         ids = self._tokenizer.prompt(prompt.text)
-        room = self._slot_tokens - len(ids)
+        room = self._info.max_context_tokens - len(ids)
         if room < 1:
             raise TextTooLong(
-                f"A prompt of {len(ids)} tokens does not fit the model's {self._slot_tokens}; "
+                f"A prompt of {len(ids)} tokens does not fit the model's {self._info.max_context_tokens}; "
                 "shorten the context or the terms."
             )
         outbox = self._outbox_of(asyncio.get_running_loop())
@@ -141,8 +135,59 @@ class LocalBackend:
         return self._outbox
 
     def memory(self) -> dict[str, int]:
-        used, total = self._batcher.kv_bytes
-        return {"weights": self._weights_bytes, "kv_used": used, "kv_total": total} | self._batcher.device_bytes
+        used, _ = self._batcher.kv_bytes
+        counts = self._batcher.counts
+        pages = {"pages_used": counts.pages_used, "pages_free": counts.pages_free, "preempted": counts.preempted}
+        return self._runner.memory() | {"kv_used": used} | pages | self._batcher.device_bytes
 
     async def close(self) -> None:
         await asyncio.to_thread(self._batcher.close)
+
+
+def prepared(config: Config) -> tuple[Loaded, LoadPlan]:
+    """The model, loaded, and how it is to run."""
+    folder = folder_of(config.model)
+    plan = hardware.plan(config, ModelShape.read(read_config(folder), folder), hardware.survey(config.devices))
+    log.info("plan: %s", plan.reason)
+    torch.set_num_threads(min(plan.threads, torch.get_num_threads()))  # torch does not see a container's quota
+    if config.max_vram_gb is not None and plan.device != "cpu":
+        _set_ceiling(config.max_vram_gb, plan)
+    linear = None if plan.weights != "gptq-int4" else Int4Linear if plan.kernels else Int4Held
+    return load(config.model, plan.device, config.precision, linear), plan
+
+
+def runner_of(loaded: Loaded, plan: LoadPlan, config: Config) -> Runner:
+    """What runs a loaded model as planned. Its libraries are imported late: OpenVINO alone takes a second."""
+    model = loaded.model
+    if config.backend == "onnx":
+        from engine.inference.onnx_runner import OnnxRunner
+
+        return OnnxRunner(model, plan.slots, plan.sequence_tokens, plan.threads)
+    if plan.device == "cpu" and plan.weights in ("int8", "gptq-int4"):
+        from engine.inference.openvino_runner import OpenVinoRunner
+
+        return OpenVinoRunner(model, plan.slots, plan.pages, plan.threads, plan.graphs)
+    if not plan.kernels or model.norm.weight.dtype == torch.float32:
+        return TorchRunner(model, plan.slots, plan.pages)
+    if plan.weights == "gptq-int4" and any(isinstance(module, nn.Linear) for module in model.layers.modules()):
+        raise UnsupportedModel(
+            "This checkpoint says that it is in INT4, but some of its layers are not, and they would be slow without "
+            "a word; use --precision bf16, which widens it."
+        )
+    return CudaRunner(
+        model,
+        plan.slots,
+        plan.pages,
+        plan.sequence_tokens,
+        fp8=plan.kv_dtype == "fp8",
+        deterministic=config.deterministic,
+        graphs=plan.graphs,
+        prefill_tokens=plan.prefill_tokens,
+    )
+
+
+def _set_ceiling(max_vram_gb: float, plan: LoadPlan) -> None:
+    """A bound that the allocator keeps: what is beyond it fails as if the card were full."""
+    own = max_vram_gb * hardware.GB - plan.bytes.context - plan.bytes.graphs
+    total = torch.cuda.get_device_properties(plan.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, own / total), plan.device)

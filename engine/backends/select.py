@@ -2,11 +2,12 @@
 
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from engine.backends.base import Backend
 from engine.config import Config
-from engine.errors import ModelNotFound
+from engine.errors import ConfigError, ModelNotFound
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[2] / "assets" / "models" / "yiwen-mini"
@@ -21,12 +22,23 @@ def select(config: Config) -> Backend:
 
         log.info("backend=echo: asked for; it has no model and says the source back")
         return EchoBackend()
+    if config.backend == "onnx":
+        config = _for_onnx(config)
     model = _model(config.model)  # before torch is imported: a mistyped folder is told at once
     from engine.backends.local import LocalBackend
 
-    reason = "asked for" if config.backend == "local" else "our engine runs this model on this machine"
-    log.info("backend=local: %s", reason)
-    return LocalBackend.load(model, config.devices, config.precision, config.max_concurrent)
+    reason = "our engine runs this model on this machine" if config.backend == "auto" else "asked for"
+    log.info("backend=%s: %s", config.backend.replace("auto", "local"), reason)
+    return LocalBackend.load(replace(config, model=model))
+
+
+def _for_onnx(config: Config) -> Config:
+    """ONNX Runtime serves the CPU, with a buffer for each sequence instead of pages."""
+    if config.devices not in ("auto", "cpu"):
+        raise ConfigError(f"--backend onnx runs on the CPU, not on {config.devices}; leave --devices out.")
+    if config.kv_window is not None:
+        raise ConfigError("--backend onnx knows no --kv-window; leave it out, or use --backend local.")
+    return replace(config, devices="cpu")
 
 
 def _model(name: str) -> str:

@@ -1,22 +1,35 @@
-"""The generation thread: new prompts join the running batch between two steps, finished and cancelled ones leave it.
+"""The generation thread: prompts join the running batch between two steps, finished and cancelled ones leave it.
 
-Padded slots for now (see `kv_cache`); pages and mixed prefill are the engine issue's. Knows tokens only, no text.
+Prompts come in by chunks beside the tokens of those who run. Where pages run short, who came last steps back and is
+computed again later. Knows tokens only, no text, and nothing of how a step is done.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 
-from engine.errors import BackendError
-from engine.inference.runner import Runner
-from engine.inference.sampler import Chooser, choose
+from engine.errors import BackendError, TextTooLong
+from engine.inference.kv_cache import PAGE_TOKENS, Pages, Table
+from engine.inference.runner import BESIDE_CHUNKS, Chunk, Pending, Runner
 from engine.types import FinishReason, Sampling
 
-PREFILL_TOKENS = 1_024  # padded tokens of new prompts taken in at once, so that running rows never wait long
-CUDA_PREFILL_TOKENS = 4_096  # there a step of either size takes a small model as long: launching is what costs
+CROWD = 4  # who wait, at the least, to be let in at full speed; fewer come in beside those who run
+GOOD_STEPS = 1_000  # after which twice as many may run again: 5 to 50 s after a device had no room
+
+# How a RuntimeError says that there is no memory, where it is not `torch.OutOfMemoryError`
+NO_MEMORY = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",  # past torch's allocator: graphs, events, pinned memory
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",  # Windows
+)
+
+log = logging.getLogger(__name__)
 
 # What a sequence is told after each step: its new token (None with the stop token), why it ended, or what failed.
 Tell = Callable[[int | None, FinishReason | None, BackendError | None], None]
@@ -24,24 +37,55 @@ Tell = Callable[[int | None, FinishReason | None, BackendError | None], None]
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """One prompt on its way: ids in, ids out through `tell`, which is called on the generation thread."""
+    """One prompt on its way: ids in, ids out through `tell`, which is called on the generation thread; who raises there
+    is cancelled."""
 
     prompt: Sequence[int]
     max_new_tokens: int
-    sampling: Sampling
+    sampling: Sampling  # resolved
     tell: Tell
-    made: int = 0
     cancelled: bool = False
-    chooser: Chooser | None = field(default=None, repr=False)
+    made: list[int] = field(default_factory=list)  # the tokens read so far
+    ids: Sequence[int] = ()  # to be computed before the next token is chosen: the prompt, and what was made of old
+    taken: int = 0  # how many of them are in steps launched
+    launched: int = 0  # tokens that steps launched have chosen or will choose
+    slot: int = -1
+    table: Table | None = None  # while it is in the batch
+
+    @property
+    def left(self) -> int:
+        """Ids still to be computed."""
+        return len(self.ids) - self.taken
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the batcher has done so far, and how full its memory is."""
+
+    preempted: int  # times that a sequence stepped back
+    computed_tokens: int  # of prompts
+    shared_tokens: int  # of prompts, found in the pages of another
+    pages_used: int
+    pages_free: int  # some of them still hold what may be found again
 
 
 class Batcher:
-    def __init__(self, runner: Runner, stop_ids: frozenset[int]) -> None:
+    """Prompts start in the order they came in. So one that takes many steps to come in holds up all behind it,
+    however short they are: a book as one prompt beside many who run. Prompts here are of a page or two at the most."""
+
+    def __init__(self, runner: Runner, stop_ids: frozenset[int], window: int | None = None, share: bool = True) -> None:
+        """`window`: tokens that a sequence keeps beside its first page; `share`: whether prompts that begin alike are
+        computed once."""
         self._runner, self._stop_ids = runner, stop_ids
-        self._prefill_tokens = CUDA_PREFILL_TOKENS if runner.device.startswith("cuda") else PREFILL_TOKENS
+        self._pages = Pages(runner.pages, window, share)
+        self._page_bytes = runner.memory()["kv_total"] // runner.pages
         self._waiting: deque[Generation] = deque()
-        self._running: list[Generation] = []  # by slot
-        self._tokens: list[int] = []  # the newest token of each running sequence, not yet in the cache
+        self._running: list[Generation] = []  # who came first stands first; only the last may have ids left
+        self._most_running = runner.slots  # fewer after the device ran out of memory
+        self._good_steps = 0  # since then
+        self._free_slots = list(reversed(range(runner.slots)))
+        self._unread: list[tuple[Pending, list[Generation]]] = []  # the step launched, and whom its tokens are for
+        self._preempted = self._computed_tokens = self._shared_tokens = 0
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
@@ -49,7 +93,7 @@ class Batcher:
 
     @property
     def slots(self) -> int:
-        return self._runner.cache.slots
+        return self._runner.slots
 
     @property
     def running(self) -> int:
@@ -57,8 +101,8 @@ class Batcher:
 
     @property
     def kv_bytes(self) -> tuple[int, int]:
-        """(used, total)"""
-        return self._runner.cache.used_bytes, self._runner.cache.total_bytes
+        """(in pages that a sequence holds, total)"""
+        return self._pages.used * self._page_bytes, self._pages.count * self._page_bytes
 
     @property
     def device_bytes(self) -> dict[str, int]:
@@ -68,7 +112,20 @@ class Batcher:
         free, total = torch.cuda.mem_get_info(self._runner.device)
         return {"device_used": total - free, "device_total": total}
 
+    @property
+    def counts(self) -> Counts:
+        used = self._pages.used
+        return Counts(self._preempted, self._computed_tokens, self._shared_tokens, used, self._pages.count - used)
+
     def submit(self, sequence: Generation) -> None:
+        """Raises `TextTooLong` for what could not even run alone, `BackendError` after `close`."""
+        tokens = len(sequence.prompt) + sequence.max_new_tokens - 1  # the last one made is never looked back at
+        if self._pages.most(tokens) > self._pages.count:
+            raise TextTooLong(
+                f"A prompt of {len(sequence.prompt)} tokens and an answer of up to {sequence.max_new_tokens} do not "
+                f"fit the memory for {self._pages.count * PAGE_TOKENS} tokens; shorten the text, or give the model "
+                "more memory."
+            )
         with self._wake:
             if self._closed:
                 raise BackendError("The model has been shut down; start Yiwen again.")
@@ -89,85 +146,210 @@ class Batcher:
         while True:
             with self._wake:
                 while not (self._waiting or self._running or self._closed):
+                    self._most_running = self._runner.slots
                     self._wake.wait()
                 if self._closed:
                     break
+            failed: Exception | None = None
             try:
-                self._step()
+                self._round()
             except Exception as error:  # the thread's last resort: whoever is in the batch is told, the next go on
-                self._fail(
-                    BackendError(f"The model failed while translating ({type(error).__name__}); try again."), error
-                )
+                failed = error
+            if failed and _is_out_of_memory(failed):
+                self._step_back(_bare(failed))
+            elif failed:
+                told = f"The model failed while translating ({type(failed).__name__}); try again."
+                self._fail(BackendError(told), failed)
         self._fail(BackendError("The model was shut down while translating."), None)
 
-    def _step(self) -> None:
-        for slot in reversed(range(len(self._running))):
-            if self._running[slot].cancelled:
-                self._leave(slot)
-        self._admit()
-        if self._running:
-            device = self._runner.device
-            scores = self._runner.decode(torch.tensor(self._tokens, device=device))
-            self._accept(scores, range(len(self._running)))
+    def _round(self) -> None:
+        """Launches a step: a token more of everyone whose prompt is in, and as much of the next prompts as may go
+        beside. Then reads it, or the one before where the runner works ahead."""
+        for sequence in [each for each in self._running if each.cancelled]:
+            self._leave(sequence)
+        idle = not self._unread
+        rows = self._rows()
+        chunks, comers = self._chunks(*self._room(len(rows)))
+        before, self._unread = self._unread, []
+        if rows or chunks:
+            tables = [each.table for each in rows if each.table]
+            pending = self._runner.step(chunks, [each.slot for each in rows], tables)
+            for chunk in chunks:
+                self._pages.advance(chunk.table, len(chunk.ids))
+                self._computed_tokens += len(chunk.ids)
+            for table in tables:
+                self._pages.advance(table, 1)
+            for sequence in (takers := [*comers, *rows]):
+                sequence.launched += 1
+            self._unread = [(pending, takers)]
+            if self._most_running < self._runner.slots:
+                self._grow_again()
+        elif idle and self._running:
+            raise AssertionError("Nobody of the batch can go on.")  # never; but rather told than waited for in vain
+        self._read(before)
+        if not self._runner.ahead:
+            self._read_all()
 
-    def _admit(self) -> None:
-        """Prefills as many waiting prompts as there are slots, within the tokens of one prefill."""
-        free = self._runner.cache.slots - len(self._running)
-        group: list[Generation] = []
+    def _room(self, rows: int) -> tuple[int, int]:
+        """(tokens, prompts) that may come in beside so many who run. A crowd goes first: where at least as many wait as
+        run, letting them in at full speed keeps fewer waiting."""
+        if rows and len(self._waiting) < max(CROWD, rows):
+            return self._runner.beside(rows), BESIDE_CHUNKS
+        return self._runner.prefill_tokens, self._runner.slots
+
+    def _rows(self) -> list[Generation]:
+        """Those who get a token, with a page for it. Where pages run short, some may have ended in the step not yet
+        read; else who came last steps back."""
+        rows = [each for each in self._running if not each.left and each.launched < each.max_new_tokens]
+        for each in rows:
+            while each.table and not self._pages.grow(each.table, 1):
+                if self._unread:
+                    self._read_all()
+                else:
+                    self._preempt(self._running[-1])
+        return [each for each in rows if each.table]
+
+    def _chunks(self, budget: int, most: int) -> tuple[list[Chunk], list[Generation]]:
+        """So many tokens of so many prompts, and whose prompt is in with them."""
+        chunks: list[Chunk] = []
+        comers: list[Generation] = []
+        while budget and len(chunks) < most and (sequence := self._coming() or self._admit()) and sequence.table:
+            count = self._pages.span(sequence.table, min(budget, sequence.left))
+            if not self._pages.grow(sequence.table, count):
+                break
+            ids = sequence.ids[sequence.taken : sequence.taken + count]
+            self._pages.share(sequence.table, ids)
+            sequence.taken += count
+            budget -= count
+            chunks.append(Chunk(sequence.slot, ids, sequence.table, last=not sequence.left))
+            if sequence.left:
+                break
+            comers.append(sequence)
+        return chunks, comers
+
+    def _coming(self) -> Generation | None:
+        """Whose prompt is in by half."""
+        return self._running[-1] if self._running and self._running[-1].left else None
+
+    def _admit(self) -> Generation | None:
+        """Takes in the first who waits, if there is a slot, and pages beside one for each that runs."""
+        if len(self._running) >= self._most_running:
+            return None
         with self._wake:
-            while self._waiting and len(group) < free:
-                following = self._waiting[0]
-                longest = max(len(each.prompt) for each in [*group, following])
-                if group and longest * (len(group) + 1) > self._prefill_tokens:
-                    break
+            while self._waiting and self._waiting[0].cancelled:
                 self._waiting.popleft()
-                if not following.cancelled:
-                    group.append(following)
-        if not group:
+            if not self._waiting:
+                return None
+            sequence = self._waiting[0]
+            sequence.ids = [*sequence.prompt, *sequence.made]
+            sequence.table = self._pages.open(sequence.ids, spare=len(self._running))
+            if sequence.table is None:
+                return None
+            self._waiting.popleft()
+        self._running.append(sequence)  # before all that may fail
+        sequence.slot = self._free_slots.pop()
+        sequence.taken, sequence.launched = sequence.table.length, len(sequence.made)
+        self._shared_tokens += sequence.taken
+        self._runner.begin(sequence.slot, sequence.sampling, sequence.ids, len(sequence.made))
+        return sequence
+
+    def _read_all(self) -> None:
+        launched, self._unread = self._unread, []
+        self._read(launched)
+
+    def _read(self, launched: Sequence[tuple[Pending, list[Generation]]]) -> None:
+        for pending, takers in launched:
+            for sequence, token in zip(takers, pending.tokens(), strict=True):
+                if sequence.table:  # else it has left since the launch
+                    self._accept(sequence, token)
+
+    def _accept(self, sequence: Generation, token: int) -> None:
+        """Tells a token, and lets out who has ended."""
+        sequence.made.append(token)
+        finish: FinishReason | None = None
+        if sequence.cancelled:
+            self._leave(sequence)
             return
-        first = len(self._running)
-        self._running += group  # before all that may fail, so that they are told
-        self._tokens += [0] * len(group)
-        vocab_size = self._runner.model.config.vocab_size
-        for each in group:
-            each.chooser = Chooser.of(each.sampling, each.prompt, vocab_size, self._runner.device)
-        scores = self._runner.prefill([each.prompt for each in group])
-        self._accept(scores, range(first, first + len(group)))
+        if token in self._stop_ids:
+            finish = "stop"
+        elif len(sequence.made) >= sequence.max_new_tokens:
+            finish = "length"
+        try:  # in place: a call more for each token takes 4 µs of a round of 128 rows
+            sequence.tell(None if finish == "stop" else token, finish, None)
+        except Exception:
+            _give_up(sequence)
+        if finish:
+            self._leave(sequence)
 
-    def _accept(self, scores: torch.Tensor, slots: range) -> None:
-        """Chooses a token for each of these slots, tells it, and lets out who has ended."""
-        choosers = [chooser for slot in slots if (chooser := self._running[slot].chooser) is not None]
-        tokens = choose(scores, choosers)
-        for slot, token in reversed(list(zip(slots, tokens, strict=True))):
-            sequence = self._running[slot]
-            self._tokens[slot] = token
-            sequence.made += 1
-            if sequence.cancelled:
-                self._leave(slot)
-            elif token in self._stop_ids:
-                sequence.tell(None, "stop", None)
-                self._leave(slot)
-            elif sequence.made >= sequence.max_new_tokens:
-                sequence.tell(token, "length", None)
-                self._leave(slot)
-            else:
-                sequence.tell(token, None, None)
+    def _leave(self, sequence: Generation) -> None:
+        assert sequence.table
+        self._pages.close(sequence.table)
+        sequence.table = None
+        self._free_slots.append(sequence.slot)
+        self._running.remove(sequence)
 
-    def _leave(self, slot: int) -> None:
-        moved = self._runner.cache.remove(slot)
-        self._running[slot], self._tokens[slot] = self._running[moved], self._tokens[moved]
-        self._running.pop()
-        self._tokens.pop()
+    def _preempt(self, sequence: Generation) -> None:
+        """Back to the head of those who wait; its answer goes on where it is. Nothing launched may be unread."""
+        self._leave(sequence)
+        self._preempted += 1
+        with self._wake:
+            self._waiting.appendleft(sequence)
+
+    def _step_back(self, error: Exception) -> None:
+        """The device has no room for this step. Half as many may have; who fails alone is told."""
+        self._forget()
+        if len(self._running) == 1:
+            self._fail(
+                BackendError("The device has too little memory for this translation; shorten the text."),
+                error,
+            )
+            return
+        self._most_running, self._good_steps = max(1, len(self._running) // 2), 0
+        while self._running:
+            self._preempt(self._running[-1])
+        if self._runner.device.startswith("cuda"):
+            with suppress(RuntimeError):  # of a card that is lost; the next step says so
+                torch.cuda.empty_cache()
+
+    def _grow_again(self) -> None:
+        self._good_steps += 1
+        if self._good_steps == GOOD_STEPS:
+            self._most_running, self._good_steps = min(self._runner.slots, 2 * self._most_running), 0
 
     def _fail(self, told: BackendError, cause: Exception | None) -> None:
         told.__cause__ = cause
+        self._forget()
         with self._wake:
             sequences = [*self._running, *self._waiting] if self._closed else list(self._running)
             if self._closed:
                 self._waiting.clear()
+        for sequence in list(self._running):
+            self._leave(sequence)
         for sequence in sequences:
             if not sequence.cancelled:
-                sequence.tell(None, None, told)
-        self._running.clear()
-        self._tokens.clear()
-        self._runner.cache.lengths.clear()
+                try:
+                    sequence.tell(None, None, told)
+                except Exception:
+                    _give_up(sequence)
+
+    def _forget(self) -> None:
+        """What a step not yet read has chosen and written; all of it can be computed again."""
+        self._unread = []
+        self._pages.forget()
+
+
+def _give_up(sequence: Generation) -> None:
+    log.exception("A listener failed; its generation is cancelled.")
+    sequence.cancelled = True
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def _bare(error: Exception) -> Exception:
+    """Without the frames it passed, which hold what the step had made."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)

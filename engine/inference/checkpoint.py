@@ -1,10 +1,11 @@
 """Checkpoint folders in transformers' layout ↔ our model: names, shapes, config. Reads bf16/fp16/fp32, INT8 and GPTQ.
 
-Knows no tokenizer and no prompt. Nothing here downloads: a hub id has become a folder before.
+Knows no tokenizer, no prompt and no kernel: what computes with INT4 is handed in. Nothing here downloads: a hub id has
+become a folder before.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from engine.errors import ModelNotFound, UnsupportedModel
-from engine.inference.gptq import GptqConfig, dequantize, fit_together
+from engine.inference import gptq
+from engine.inference.gptq import GptqConfig, Int4Weight
 from engine.inference.int8 import Int8Embedding, Int8Linear, Int8Rows, dequantize_rows, quantize_rows
 from engine.inference.model import HunYuanDense, ModelConfig, effective_rope_base
+from engine.shape import MAX_POSITIONS
 
 ARCHITECTURE = "HunYuanDenseV1ForCausalLM"
+GPTQ_METHOD = "gptq"
 INT8_METHOD = "int8-rows"  # our own: `X.weight` INT8 and `X.weight_scale` fp32 a row, see `int8`
 WHOLE_BYTES = 5_000_000_000  # the hub's own bound of one file
-MAX_POSITIONS = 32_768  # the longest table of positions we build; HY-MT's own limit in use is about 8k
 
 _NEEDED = (  # in config.json; the rest has a default
     "vocab_size",
@@ -33,6 +36,14 @@ _NEEDED = (  # in config.json; the rest has a default
     "rms_norm_eps",
     "max_position_embeddings",
 )
+
+_RUN_ONLY: dict[str, Any] = {  # in config.json, where HY-MT's models agree
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_qk_norm": True,
+    "use_cla": False,
+}
 
 # our name in a layer → transformers' (one, or several fused along the rows)
 _LAYER_NAMES: dict[str, tuple[str, ...]] = {
@@ -59,6 +70,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     found = config.get("architectures")
     if found != [ARCHITECTURE]:
         raise UnsupportedModel(f"{str(folder)!r} is a model of {found}; Yiwen runs {ARCHITECTURE} (HY-MT) only.")
+    for name, can_run in _RUN_ONLY.items():
+        if config.get(name, can_run) != can_run:
+            raise UnsupportedModel(f"{str(path)!r} says {name} {config[name]!r}; Yiwen runs {can_run!r} only.")
     missing = [name for name in _NEEDED if config.get(name) is None]
     if missing:
         raise UnsupportedModel(f"{str(path)!r} does not say {', '.join(missing)}.")
@@ -100,42 +114,36 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-def load_model(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: str) -> HunYuanDense:
-    """The model of a folder, on `device`, in evaluation mode. INT8 weights stay INT8, GPTQ is widened to `dtype`."""
+# An INT4 matrix, on the device → the layer that multiplies by it, [..., in] → [..., out], of activations in `dtype`.
+MakeLinear = Callable[[Int4Weight], nn.Module]
+
+
+def load_model(
+    folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: str, linear: MakeLinear | None = None
+) -> HunYuanDense:
+    """The model of a folder, on `device`, in evaluation mode. INT8 weights stay INT8; GPTQ matrices are what `linear`
+    makes of them (query, key and value as one, gate and up too), or are widened to `dtype` without it.
+
+    Tensors go to the device one at a time: the host holds no more than the largest.
+    """
     with torch.device("meta"):
         model = HunYuanDense(model_config(config))
-    reader = _Reader(folder)
-    quantization: dict[str, Any] = config.get("quantization_config") or {}
-    method = quantization.get("quant_method")
-    if method not in (None, "gptq", INT8_METHOD):
-        raise UnsupportedModel(f"Weights quantised by {method!r} cannot be read; bf16, INT8 and GPTQ INT4 can.")
-    gptq = GptqConfig.read(quantization) if method == "gptq" else None
-
-    def weight(name: str) -> Tensor:
-        if gptq and name + ".qweight" in reader:
-            tensors = {key: reader(f"{name}.{key}") for key in ("qweight", "qzeros", "scales", "g_idx")}
-            if not fit_together(tensors):
-                raise UnsupportedModel(f"The GPTQ tensors of {name} do not fit together.")
-            return dequantize(tensors, gptq).to(dtype)
-        return reader(name + ".weight")
-
+    weights = _Weights(folder, config.get("quantization_config") or {}, device)
     for place, names in _names(model):
         module = model.get_submodule(place)
-        parts = [weight(name) for name in names]
         assert isinstance(module.weight, Tensor)
-        expected = torch.split(module.weight, _widths(model.config, place, module.weight))
-        for name, part, like in zip(names, parts, expected, strict=True):
-            if part.shape != like.shape:
-                raise UnsupportedModel(f"{name} has shape {tuple(part.shape)}, not {tuple(like.shape)}.")
-        joined = (parts[0] if len(parts) == 1 else torch.cat(parts)).to(device)
-        if method == INT8_METHOD and names[0] + ".weight_scale" in reader:
-            scales = torch.cat([reader(name + ".weight_scale") for name in names]).to(device)
-            if scales.shape != joined.shape[:1]:
-                raise UnsupportedModel(f"{names[0]} has {scales.numel()} scales for {len(joined)} rows.")
+        widths = _widths(model.config, place, module.weight)
+        expected = [part.shape for part in torch.split(module.weight, widths)]
+        parts = list(zip(names, expected, strict=True))
+        if linear and all(weights.is_int4(name) for name in names):
+            _replace(model, place, linear(gptq.fuse([weights.int4(*part) for part in parts], place)))
+        elif weights.is_int8(names[0]):
+            quantized, scales = zip(*(weights.int8(*part) for part in parts), strict=True)
             kind = Int8Embedding if place == "embedding" else Int8Linear
-            _replace(model, place, kind(joined, scales, dtype))
+            _replace(model, place, kind(_joined(quantized), _joined(scales), dtype))
         else:
-            module.weight = nn.Parameter(joined.to(dtype), requires_grad=False)
+            wide = _joined([weights.wide(*part, dtype) for part in parts])
+            module.weight = nn.Parameter(wide, requires_grad=False)
     model.reset_rotation()
     model.to(device)
     return model.eval()
@@ -195,37 +203,75 @@ def transformers_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-class _Reader:
-    """Tensors by name from one `model.safetensors` or its shards, read when asked for."""
+class _Weights:
+    """Matrices and vectors by name from one `model.safetensors` or its shards, each read when asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, quantization: Mapping[str, Any], device: str) -> None:
+        method = quantization.get("quant_method")
+        if method not in (None, GPTQ_METHOD, INT8_METHOD):
+            raise UnsupportedModel(f"Weights quantised by {method!r} cannot be read; bf16, INT8 and GPTQ INT4 can.")
+        self._gptq = GptqConfig.read(quantization) if method == GPTQ_METHOD else None
+        self._int8 = method == INT8_METHOD
+        self._folder, self._device = folder, device
         index = folder / "model.safetensors.index.json"
-        self.folder = folder
         if index.exists():
-            self.files: dict[str, str] = read_json(index).get("weight_map") or {}
+            self._files: dict[str, str] = read_json(index).get("weight_map") or {}
         else:
             with self._open("model.safetensors") as file:
-                self.files = dict.fromkeys(file.keys(), "model.safetensors")
+                self._files = dict.fromkeys(file.keys(), "model.safetensors")
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.files
+    def is_int4(self, name: str) -> bool:
+        return self._gptq is not None and name + ".qweight" in self._files
 
-    def __call__(self, name: str) -> Tensor:
-        if name not in self.files:
-            raise UnsupportedModel(f"The checkpoint {str(self.folder)!r} lacks the tensor {name}.")
-        with self._open(self.files[name]) as file:
-            return file.get_tensor(name)  # type: ignore[no-any-return]
+    def is_int8(self, name: str) -> bool:
+        return self._int8 and name + ".weight_scale" in self._files
+
+    def int4(self, name: str, shape: torch.Size) -> Int4Weight:
+        assert self._gptq is not None
+        needed = {part: f"{name}.{part}" for part in gptq.NAMES}
+        if needed["g_idx"] not in self._files:
+            del needed["g_idx"]
+        weight = gptq.read({part: self._tensor(full) for part, full in needed.items()}, self._gptq, name)
+        _check_shape(name, weight.values, shape)
+        return weight
+
+    def int8(self, name: str, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """(INT8 [out, in], scales [out])."""
+        weight, scales = self._tensor(name + ".weight"), self._tensor(name + ".weight_scale")
+        _check_shape(name, weight, shape)
+        if scales.shape != shape[:1]:
+            raise UnsupportedModel(f"{name} has {scales.numel()} scales for {shape[0]} rows.")
+        return weight, scales
+
+    def wide(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        if self.is_int4(name):
+            return self.int4(name, shape).dequantize().to(dtype)
+        weight = self._tensor(name + ".weight")
+        _check_shape(name, weight, shape)
+        return weight.to(dtype)
+
+    def _tensor(self, name: str) -> Tensor:
+        if name not in self._files:
+            raise UnsupportedModel(f"The checkpoint {str(self._folder)!r} lacks the tensor {name}.")
+        with self._open(self._files[name]) as file:
+            tensor: Tensor = file.get_tensor(name).to(self._device)
+        # aminmax: NaN spreads through it too, and isfinite on each value takes twenty times as long on a CPU
+        if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+            raise UnsupportedModel(
+                f"The tensor {name} of {str(self._folder)!r} holds NaN or infinity; it is damaged: fetch it again."
+            )
+        return tensor
 
     @contextmanager
     def _open(self, name: str) -> Iterator[Any]:
         try:
-            with safe_open(self.folder / name, "pt") as file:
+            with safe_open(self._folder / name, "pt") as file:
                 yield file
         except FileNotFoundError as error:
-            raise ModelNotFound(f"The folder {str(self.folder)!r} holds no {name}.") from error
+            raise ModelNotFound(f"The folder {str(self._folder)!r} holds no {name}.") from error
         except (SafetensorError, OSError) as error:
             raise UnsupportedModel(
-                f"{str(self.folder / name)!r} cannot be read ({error}); it may be cut short: fetch it again."
+                f"{str(self._folder / name)!r} cannot be read ({error}); it may be cut short: fetch it again."
             ) from error
 
 
@@ -247,6 +293,15 @@ def _widths(config: ModelConfig, place: str, weight: Tensor) -> list[int]:
     if place.endswith(".gate_up"):
         return 2 * [config.intermediate_size]
     return [weight.shape[0]]
+
+
+def _check_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:
+    if tensor.shape != shape:
+        raise UnsupportedModel(f"{name} has shape {tuple(tensor.shape)}, not {tuple(shape)}.")
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _float_weight(module: nn.Module) -> Tensor:

@@ -15,15 +15,23 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from engine.errors import ConfigError, ModelNotFound, UnsupportedModel
-from engine.inference.checkpoint import INT8_METHOD, MAX_POSITIONS, load_model, read_config, read_json
+from engine.inference.checkpoint import (
+    GPTQ_METHOD,
+    INT8_METHOD,
+    MakeLinear,
+    load_model,
+    read_config,
+    read_json,
+)
 from engine.inference.model import HunYuanDense
 from engine.inference.tokenizer import ChatTokenizer
 from engine.languages import LANGUAGES
+from engine.shape import ModelShape
 from engine.types import Family, ModelInfo, Sampling
 
-HY_MT_SEGMENT_TOKENS = 512  # HY-MT shortens texts above one or two thousand (reports of its users)
-HY_MT_CONTEXT_TOKENS = 8_192  # prompt and answer: "about 8k" by a Tencent engineer
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+KEPT_PRECISIONS = ("auto", "int4")  # asked so, INT4 weights stay INT4
+_MADE_BY = {INT8_METHOD: ("int8", "engine.tools.convert"), GPTQ_METHOD: ("int4", "engine.tools.quantize")}
 _LICENCES: dict[Family, str] = {
     "hy-mt1.5": "Tencent HY Community License: not granted in the EU, the UK and South Korea; "
     "not affiliated with Tencent",
@@ -40,20 +48,23 @@ class Loaded:
     sampling: Sampling  # as the checkpoint recommends
 
 
-def load(name: str, device: str, precision: str) -> Loaded:
+def load(name: str, device: str, precision: str, linear: MakeLinear | None = None) -> Loaded:
     """`name`: a folder, or a hub id (downloaded once, into the hub's own cache). `device`: auto, cpu, cuda:N.
-    `precision`: auto, fp32, bf16, fp16, int8.
+    `precision`: auto, fp32, bf16, fp16, int8, int4. With auto and int4 the matrices of an INT4 checkpoint are what
+    `linear` makes of them; without it, and with the others, they are widened.
 
     Raises `ModelNotFound`, `UnsupportedModel`, or `ConfigError` for a device that is not there or too small.
     """
     device = _device(device)
-    folder = _folder(name)
+    folder = folder_of(name)
     config = read_config(folder)
-    dtype, shown = _precision(precision, config, device)
+    if precision not in KEPT_PRECISIONS:
+        linear = None
+    dtype, shown = _precision(precision, config, device, linear is not None)
     log.info("loading %s as %s on %s", name, shown, device)
     sampling, tokenizer = _sampling(folder), ChatTokenizer(folder)  # before the weights, which take longer to fail
     try:
-        model = load_model(folder, config, dtype, device)
+        model = load_model(folder, config, dtype, device, linear)
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"The weights of {name!r} do not fit the memory of {device} as {shown}; "
@@ -79,7 +90,7 @@ def _ours(config: dict[str, Any]) -> dict[str, Any]:
     return config.get("yiwen") or {}
 
 
-def _folder(name: str) -> Path:
+def folder_of(name: str) -> Path:
     if Path(name).is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         return Path(name).expanduser()
     log.warning("model %s: %s", name, _LICENCES[family_of(name, {})])
@@ -102,31 +113,32 @@ def _device(asked: str) -> str:
     return asked
 
 
-def _precision(asked: str, config: dict[str, Any], device: str) -> tuple[torch.dtype, str]:
+def _precision(asked: str, config: dict[str, Any], device: str, keeps_int4: bool) -> tuple[torch.dtype, str]:
     """(dtype of activations and unquantised weights, what to call it)."""
     method = (config.get("quantization_config") or {}).get("quant_method")
-    if asked == "int8" and method != INT8_METHOD:
-        raise UnsupportedModel(
-            "This model is not stored in INT8; make an INT8 copy with `python -m engine.tools.convert`, "
-            "or leave --precision out."
-        )
+    for stored, (asked_for, tool) in _MADE_BY.items():
+        if asked == asked_for and method != stored:
+            raise UnsupportedModel(
+                f"This model is not stored in {asked.upper()}; make an {asked.upper()} copy with `python -m {tool}`, "
+                "or leave --precision out."
+            )
     if asked not in _DTYPES:
         on_cpu_without_bf16 = device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
         asked = "fp32" if on_cpu_without_bf16 else "bf16"
-    stored = {INT8_METHOD: "int8", "gptq": "gptq-int4, widened"}.get(method or "")
-    return _DTYPES[asked], stored or asked
+    int4 = "gptq-int4" if keeps_int4 else "gptq-int4, widened"
+    return _DTYPES[asked], {INT8_METHOD: "int8", GPTQ_METHOD: int4}.get(method or "", asked)
 
 
 def _info(name: str, config: dict[str, Any], precision: str, device: str) -> ModelInfo:
-    ours = _ours(config)
+    ours, shape = _ours(config), ModelShape.read(config)
     return ModelInfo(
         name=ours.get("name") or Path(name).name if Path(name).is_dir() else name,
         family=family_of(name, config),
         languages=tuple(ours.get("languages") or LANGUAGES),
         precision=precision,
         device=device,
-        max_context_tokens=min(config["max_position_embeddings"], MAX_POSITIONS, HY_MT_CONTEXT_TOKENS),
-        segment_tokens=ours.get("segment_tokens") or HY_MT_SEGMENT_TOKENS,
+        max_context_tokens=shape.context_tokens,
+        segment_tokens=shape.segment_tokens,
         licence=licence_of(name, config),
         hub=ours.get("hub"),
     )

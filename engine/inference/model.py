@@ -117,7 +117,8 @@ class HunYuanDense(nn.Module):
         negative, see `rotate`."""
         config = self.config
         halves = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu") / config.head_dim
-        angles = torch.outer(torch.arange(config.max_positions, device="cpu").float(), config.rope_base**-halves)
+        frequencies = 1.0 / config.rope_base**halves  # as transformers rounds it: at 8k another way is off by 1e-5
+        angles = torch.outer(torch.arange(config.max_positions, device="cpu").float(), frequencies)
         self.register_buffer("cos", torch.cat((angles, angles), -1).cos(), persistent=False)
         self.register_buffer("sin", torch.cat((-angles, angles), -1).sin(), persistent=False)
 

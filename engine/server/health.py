@@ -62,10 +62,12 @@ def router(translator: Translator, scheduler: Scheduler, metrics: Metrics, self_
     @api.get("/system", summary="Model, memory, traffic and who waits")
     async def system() -> dict[str, Any]:
         traffic = asdict(metrics.snapshot())
-        memory = traffic.pop("memory")
+        model = asdict(translator.info)
         return {
-            "model": asdict(translator.info),
-            "memory_bytes": memory,
+            "plan": {"reason": model.pop("plan"), "bytes": model.pop("planned_bytes")},
+            "model": model,
+            "memory_bytes": traffic.pop("memory"),
+            "pages": traffic.pop("pages"),
             "scheduler": {
                 "slots": scheduler.slots,
                 "in_use": scheduler.slots - scheduler.free,

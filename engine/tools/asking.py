@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="local", help="local, or echo to try the tool itself")
     parser.add_argument("--langs", help="such as zh,ja (default: all of the model that have tests)")
     parser.add_argument("--device", default="auto", help="auto, cpu, or cuda:0")
-    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16 or int8")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, int8 or int4")
+    parser.add_argument("--kv-dtype", default="auto", help="auto, bf16 or fp8: what the KV cache costs in quality")
+    parser.add_argument(
+        "--kv-window", default="off", help="tokens kept beside the first: what a window costs in quality"
+    )
     parser.add_argument("--concurrent", default="auto", help="prompts in one batch; 512 suits a large card")
     parser.add_argument("--out", type=Path, help="file for every question and answer, JSON lines")
 
@@ -34,6 +38,7 @@ def backend_of(arguments: argparse.Namespace) -> Backend:
     """Raises `YiwenError` for a model that cannot be had."""
     chosen = [f"--model={arguments.model}", f"--backend={arguments.backend}", f"--devices={arguments.device}"]
     chosen += [f"--precision={arguments.precision}", f"--max-concurrent={arguments.concurrent}"]
+    chosen += [f"--kv-dtype={arguments.kv_dtype}", f"--kv-window={arguments.kv_window}"]
     return select(Config.load(chosen, {}))
 
 

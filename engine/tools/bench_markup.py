@@ -17,6 +17,7 @@ from engine.config import GC_THRESHOLD
 from engine.markup.parse import PARSERS, Markup
 from engine.markup.spans import rebuild
 
+ABOUT = "MB/s of reading and rebuilding documents"
 PROSE = (
     "The committee has not yet decided whether the new bridge should be built next to the old one or a little further "
     "down the river, where the water is deeper but the ground is firm. "
@@ -37,7 +38,12 @@ PEERS: dict[Markup, Callable[[str], object]] = {
 }
 
 
-def bench_markup(arguments: argparse.Namespace) -> dict[str, Any]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mb", type=float, default=1.0, help="the smaller size; the larger is ten times that")
+    parser.add_argument("--repeat", type=int, default=3, help="rounds; the figures are the best")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Megabytes a second of CPU time, the best of some rounds, and by how much ten times the text takes longer."""
     gc.set_threshold(*GC_THRESHOLD)
     sizes = [int(arguments.mb * 1_000_000), int(arguments.mb * 10_000_000)]
@@ -59,11 +65,11 @@ def bench_markup(arguments: argparse.Namespace) -> dict[str, Any]:
 def _rebuilt(markup: Markup, source: str) -> float:
     parser = PARSERS[markup]
 
-    def run() -> None:
+    def once() -> None:
         document = parser.parse(source)
         assert rebuild(document, parser.write, [block.text for block in document.blocks]) == source
 
-    return _timed(run)
+    return _timed(once)
 
 
 def _timed(run: Callable[[], object]) -> float:

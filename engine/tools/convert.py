@@ -37,12 +37,12 @@ def convert(source: Path, target: Path, precision: str, shard_bytes: int = check
     return {
         "out": str(target),
         "precision": precision,
-        "bytes_before": _weight_bytes(source),
-        "bytes_after": _weight_bytes(target),
+        "bytes_before": weight_bytes(source),
+        "bytes_after": weight_bytes(target),
     }
 
 
-def _weight_bytes(folder: Path) -> int:
+def weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 

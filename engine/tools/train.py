@@ -18,6 +18,7 @@ import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -28,12 +29,17 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils.data import DataLoader
 
+from engine.errors import BackendError
 from engine.inference import checkpoint
+from engine.inference.batcher import Batcher, Generation
+from engine.inference.kv_cache import pages_of
 from engine.inference.model import HunYuanDense, ModelConfig
-from engine.inference.runner import Runner
+from engine.inference.runner import TorchRunner
+from engine.inference.sampler import GREEDY
 from engine.tools import corpus
 from engine.tools.muon import Muon
 from engine.tools.packing import IGNORED, Encoder, Packed, batches
+from engine.types import FinishReason
 
 TIMING_STEPS = 100  # after these the steps that fit into --minutes are counted
 FIRST_TIMED_STEP = 30  # compilation is over
@@ -156,25 +162,27 @@ def inference_copy(model: HunYuanDense) -> HunYuanDense:
     return copy.to(model.norm.weight.device).eval()
 
 
-@torch.inference_mode()
 def greedy(model: HunYuanDense, encode: Encoder, prompts: list[str], max_new_tokens: int = 160) -> list[str]:
     """Greedy answers to all prompts as one batch."""
-    runner = Runner(model, len(prompts), model.config.max_positions // 2)
     encoded = [encode(corpus.Example("plain", prompt, "")).ids[:-1] for prompt in prompts]
-    tokens = runner.prefill(encoded).argmax(-1)
-    answers: list[list[int]] = [[] for _ in prompts]
-    open_rows = set(range(len(prompts)))
-    for _ in range(max_new_tokens):
-        for row, token in enumerate(tokens.tolist()):
-            if row in open_rows:
-                if token == encode.end:
-                    open_rows.discard(row)
-                else:
-                    answers[row].append(token)
-        if not open_rows:
-            break
-        tokens = runner.decode(tokens).argmax(-1)
-    return [encode.tokenizer.decode(answer) for answer in answers]
+    pages = sum(pages_of(len(ids) + max_new_tokens) for ids in encoded)
+    ended: SimpleQueue[BackendError | None] = SimpleQueue()
+
+    def tell(token: int | None, finish: FinishReason | None, error: BackendError | None) -> None:
+        if finish or error:
+            ended.put(error)
+
+    answers = [Generation(ids, max_new_tokens, GREEDY, tell) for ids in encoded]
+    batcher = Batcher(TorchRunner(model, len(prompts), pages), frozenset({encode.end}))
+    try:
+        for answer in answers:
+            batcher.submit(answer)
+        for _ in answers:
+            if (error := ended.get()) is not None:
+                raise error
+    finally:
+        batcher.close()
+    return [encode.tokenizer.decode([token for token in answer.made if token != encode.end]) for answer in answers]
 
 
 def development_chrf(model: HunYuanDense, encode: Encoder, pairs: list[corpus.Pair]) -> float:

@@ -1,0 +1,553 @@
+"""What is in this machine, and how a model is best loaded into it: weights, batch, KV pages, graphs, and why.
+
+`survey` looks; `plan` decides and is a pure function. Knows sizes and devices, no model, no tensor. GB are 10⁹ bytes.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engine.config import Config
+from engine.errors import ConfigError
+from engine.inference.kv_cache import PAGE_TOKENS, pages_of
+from engine.shape import ModelShape
+
+GB = 1e9
+
+# --- what a card needs beside weights and KV cache: bounds, to be compared with what a run reports by kind
+# CUDA context with the libraries' handles and our kernels: 0.76 GB on an H200 with torch 2.11 (7B in INT4, 2026-11-21)
+CONTEXT_BYTES = 800_000_000
+# Captured steps of one number of rows, alone and with prompts beside: their nodes and parameters in the driver.
+# Activations are shared. 174 MB for 17 numbers in the same run
+GRAPH_BYTES = 14_000_000
+CAPTURED_ROWS = 256  # of the largest captured step, where the batch is smaller: `cuda_runner.FULL_STEPS`
+# As in `inference.int4`: widened weights at once; rows times splits of partial sums in fp32; the splits of
+# `--deterministic`, which keeps to them whatever the rows, in products and in attention
+SLAB_BYTES = 128 << 20
+SPLIT_ROWS = 1_024
+DETERMINISTIC_SPLITS = 4
+# That torch gives cuBLAS for launched steps, and once more for captured ones (ATen/cuda/CublasHandlePool.cpp)
+LIBRARY_BYTES = 9 << 20
+HOPPER_LIBRARY_BYTES = 32 << 20
+# Sampling. A slot's state (random numbers 32 kB, said ids 64 kB) and what its penalty gathers; a score as the model
+# gives it, in fp32, and what a penalty makes of it; and where all of a row are sorted, `sampler.SORTED_ROWS` at once:
+# values, ids, copies, sums in fp64, scratch
+SLOT_BYTES = 400_000
+SCORE_BYTES = 20
+SORTED_SCORE_BYTES = 48
+SORTED_ROWS = 32
+# Of what is free, without a ceiling: for the screen and other programs, which may want more. vLLM leaves 10 %.
+KEPT_FREE = 0.05
+# Of a ceiling: what the allocator rounds up.
+KEPT_BELOW_CEILING = 0.01
+
+# --- how much is taken of it
+BATCH_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # tried, captured, padded to
+CARD_SLOTS = 128  # the largest batch measured; from 64 to 128 rows a 7B gained 1.25 to 1.5 times (one H200)
+CPU_SLOTS = 8  # more rows share the weights' reading, but one reader's share of two cores gets small
+SLOT_TOKENS = 1_024  # what each slot must have room for: a prompt of HY-MT and its answer are seldom longer
+LIVE_SEGMENTS = 8  # of the longest, that a slot is given room for where there is plenty: HY-MT's 512 make 4,096 tokens
+PROMPT_TOKENS = 1_024  # the longest prompt but for its segment: template, the user's context, terms
+ANSWER_SHARE = 4  # a segment and an answer of up to three times that
+MIN_KV_SLOTS = 8  # with room for fewer in 16 bits, `--kv-dtype auto` takes FP8
+PREFILL_TOKENS = ((32, 2_048), (8, 1_024), (1, 512))  # from so many slots on; fewer slots: a smaller card
+# Whatever the slots: of the reference runner on older cards and on the CPU, and of OpenVINO's
+OLD_PREFILL_TOKENS, CPU_PREFILL_TOKENS, PACKED_PREFILL_TOKENS = 4_096, 1_024, 256
+
+# --- abilities
+KERNEL_CAPABILITY = (8, 0)  # Ampere: bf16 and the instructions that our kernels are written in
+KERNELS_FROM = "sm_80"  # the same in words
+HOPPER_CAPABILITY = (9, 0)
+FP16_CAPABILITY = (7, 0)  # Volta: fp16 at full speed; older cards compute in fp32
+
+# --- CPU
+# Python, torch, OpenVINO and the page. Before its first token the embedded model takes 765 MB at the peak, 693 in INT4;
+# 369 and 286 of these are planned as weights and their copies (2026-11-21)
+PROCESS_BYTES = 400_000_000
+RAM_SHARE = 0.9  # of the memory that is free
+CPU_PARAMETERS = 2_000_000_000  # larger ones say a word or two a second: never instead of a card unless asked for
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
+
+_DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    device: str  # "cuda:0"
+    name: str
+    total_bytes: int
+    capability: tuple[int, int]  # compute capability: (8, 9) is sm_89
+    free_bytes: int | None = None  # with our own CUDA context in place; None: not asked, since a context costs memory
+
+    @property
+    def fast(self) -> bool:
+        """Whether our kernels and CUDA graphs run on it."""
+        return self.capability >= KERNEL_CAPABILITY
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Limits of the control group (a container's) are counted in."""
+
+    ram_bytes: int
+    ram_free_bytes: int
+    cores: int  # that this process may use at once
+    bf16: bool  # whether the processor multiplies bf16 faster than fp32
+    instructions: tuple[str, ...] = ()  # of `INSTRUCTIONS`
+    cards: tuple[Card, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBytes:
+    """What the plan expects to take, by kind; to be held against what is measured."""
+
+    weights: int  # on the CPU as they are read, and as the engine packs them
+    kv: int
+    workspace: int  # activations of the largest step, widened weights of one matrix, sampling
+    graphs: int  # on the CPU a packed copy of the weights each
+    context: int  # CUDA's own; on the CPU the program itself
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.workspace + self.graphs + self.context
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    device: str  # "cpu", "cuda:0"
+    weights: str  # "gptq-int4", "int8", "bf16", "fp16", "fp32"; a GPTQ checkpoint may be widened to one of the last
+    dtype: str  # of activations and unquantised weights: "bf16", "fp16", "fp32"
+    slots: int  # rows in one batch
+    pages: int  # of `PAGE_TOKENS` tokens; the scrap page that the runner adds is in the bytes
+    sequence_tokens: int  # the longest prompt and answer together
+    kv_dtype: str  # "bf16", "fp16", "fp32", "fp8"
+    graphs: tuple[int, ...]  # batch sizes to capture, or on the CPU to fix the shapes of where there is room
+    prefill_tokens: int  # of prompts in one step
+    segment_tokens: int  # the longest segment to translate as one
+    threads: int  # of torch on the CPU
+    kernels: bool  # whether our CUDA kernels run there; else plain torch, which is slower
+    reason: str  # in words, for the log and `/system`
+    bytes: PlannedBytes
+
+
+# ---------------------------------------------------------------------------------------------------------------- plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A device, with what of its memory may be taken and what is taken whatever the batch is."""
+
+    device: str
+    room_bytes: int  # for weights, KV cache, workspace and graphs
+    context_bytes: int
+    weights: str
+    dtype: str
+    kv_dtype: str  # unless it is halved
+    weights_bytes: int
+    graph_bytes: int
+    library_bytes: int
+    most_slots: int
+    fast: bool  # whether our kernels and CUDA graphs run there
+    offers: str  # "NVIDIA L4 (cuda:0) has 21.0 of 24.0 GB free, 19.9 of them for the model"
+    itself: str  # what takes `context_bytes`
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device == "cpu"
+
+
+def plan(config: Config, shape: ModelShape, machine: Machine) -> LoadPlan:
+    """The largest batch that fits, up to `CARD_SLOTS` or `CPU_SLOTS` or what was asked for.
+
+    Raises `ConfigError`: nothing fits, or a device is not there. A precision that the checkpoint does not have is told
+    by its loader.
+    """
+    card = _chosen(machine.cards, config.devices)
+    if config.devices not in ("auto", "cpu") and card is None:
+        raise ConfigError(
+            f"There is no device {config.devices!r}: this machine has {len(machine.cards)} CUDA cards; "
+            "use --devices cpu."
+        )
+    if config.kv_dtype == "fp8" and not (card and card.fast):
+        raise ConfigError(
+            f"--kv-dtype fp8 needs a CUDA card of {KERNELS_FROM} or newer, and the model would run on "
+            f"{f'{card.name} ({_sm(card)})' if card else 'the CPU'}; leave it out."
+        )
+    if config.kv_dtype == "fp8" and config.precision == "fp32":
+        raise ConfigError("--kv-dtype fp8 has no kernel for --precision fp32; leave one of the two out.")
+    if card is None:
+        on_cpu = _on_cpu(config, shape, machine)
+        if made := _fit(config, shape, machine, on_cpu):
+            return made
+        raise ConfigError(f"{_shortage(config, shape, on_cpu)}; use a smaller model, or a machine with more memory.")
+    on_card = _on_card(config, shape, card)
+    if made := _fit(config, shape, machine, on_card):
+        return made
+    shortage = _shortage(config, shape, on_card)
+    remedies = _remedies(config, shape, card, on_card)
+    chosen = config.devices != "auto" or config.max_vram_gb is not None or config.kv_dtype == "fp8"
+    if chosen or shape.parameters > CPU_PARAMETERS:
+        raise ConfigError(f"{shortage}; {', '.join(remedies)}, or use --devices cpu.")
+    on_cpu = _on_cpu(config, shape, machine)
+    if made := _fit(config, shape, machine, on_cpu):
+        return replace(made, reason=f"{shortage}, so it runs on the CPU, which is much slower. {made.reason}")
+    raise ConfigError(f"{shortage}, and {on_cpu.offers}; {' or '.join(remedies)}.")
+
+
+def _chosen(cards: Sequence[Card], devices: str) -> Card | None:
+    """The card that was asked for; for `auto` the largest, the first of several."""
+    if devices == "auto":
+        return max(cards, key=lambda card: card.total_bytes, default=None)
+    return next((card for card in cards if card.device == devices), None)
+
+
+def _on_card(config: Config, shape: ModelShape, card: Card) -> _Place:
+    assert card.free_bytes is not None, "survey asks the card that plan chooses"
+    room, limit = card.free_bytes * (1 - KEPT_FREE), ""
+    if config.max_vram_gb is not None:
+        room = min(card.free_bytes, config.max_vram_gb * GB * (1 - KEPT_BELOW_CEILING) - CONTEXT_BYTES)
+        limit = f" under --max-vram-gb {config.max_vram_gb:g}"
+    dtype = "bf16" if card.fast else "fp16" if card.capability >= FP16_CAPABILITY else "fp32"
+    weights, dtype = _weights(config.precision, shape, dtype)
+    if weights == "gptq-int4" and not card.fast:  # no kernel: widened when it is loaded
+        weights = dtype
+    return _Place(
+        device=card.device,
+        room_bytes=int(room),
+        context_bytes=CONTEXT_BYTES,
+        weights=weights,
+        dtype=dtype,
+        kv_dtype=dtype,
+        weights_bytes=_weights_bytes(shape, weights, dtype),
+        graph_bytes=GRAPH_BYTES,
+        library_bytes=HOPPER_LIBRARY_BYTES if card.capability >= HOPPER_CAPABILITY else LIBRARY_BYTES,
+        most_slots=config.max_concurrent or CARD_SLOTS,
+        fast=card.fast and dtype != "fp32",
+        offers=f"{card.name} ({card.device}) has {_free(card.free_bytes)} of {_gb(card.total_bytes)} GB free, "
+        f"{_free(room)} of them for the model{limit}",
+        itself="CUDA itself",
+    )
+
+
+def _on_cpu(config: Config, shape: ModelShape, machine: Machine) -> _Place:
+    weights, dtype = _weights(config.precision, shape, "bf16" if machine.bf16 else "fp32")
+    weights_bytes, packed_bytes = _weights_bytes(shape, weights, dtype), _packed_bytes(shape, weights)
+    if weights == "gptq-int4":  # read into a byte each, and packed once more for the graph
+        weights_bytes += shape.quantized_parameters - shape.quantized_bytes + packed_bytes
+    room = max(0, int(machine.ram_free_bytes * RAM_SHARE) - PROCESS_BYTES)
+    return _Place(
+        device="cpu",
+        room_bytes=room,
+        context_bytes=PROCESS_BYTES,
+        weights=weights,
+        dtype=dtype,
+        kv_dtype="fp32" if packed_bytes else dtype,
+        weights_bytes=weights_bytes + packed_bytes,
+        graph_bytes=packed_bytes,
+        library_bytes=0,
+        most_slots=config.max_concurrent or CPU_SLOTS,
+        fast=False,
+        offers=f"the machine has {_free(machine.ram_free_bytes)} of {_gb(machine.ram_bytes)} GB of memory free, "
+        f"{_free(room)} of them for the model",
+        itself="the program itself",
+    )
+
+
+def _weights(asked: str, shape: ModelShape, dtype: str) -> tuple[str, str]:
+    """(format of the weights, dtype of the activations) where `dtype` is what suits the device."""
+    if asked in ("fp32", "bf16", "fp16"):
+        dtype = asked
+        return (shape.stored if shape.stored == "int8" else dtype), dtype
+    return (shape.stored if shape.quantized_parameters else dtype), dtype
+
+
+def _weights_bytes(shape: ModelShape, weights: str, dtype: str) -> int:
+    wide = _DTYPE_BYTES[dtype]
+    if weights == "gptq-int4":
+        return shape.quantized_bytes + (shape.parameters - shape.quantized_parameters) * wide
+    if weights == "int8":  # `inference.int8` holds a widened copy beside it
+        return shape.quantized_bytes + shape.parameters * wide
+    return shape.parameters * wide
+
+
+def _packed_bytes(shape: ModelShape, weights: str) -> int:
+    """Of one copy as OpenVINO holds it; 0 for unquantised weights, which it would hold in fp32: they stay in torch."""
+    if weights == "gptq-int4":  # the embedding is rounded to INT8, the head to INT4 with 16 bits of scale for 64
+        return shape.quantized_bytes + shape.vocab_size * shape.hidden_size * 25 // 16
+    return shape.quantized_bytes if weights == "int8" else 0
+
+
+def _fit(config: Config, shape: ModelShape, machine: Machine, place: _Place) -> LoadPlan | None:
+    """None where not even one sequence of `SLOT_TOKENS` fits."""
+    made = _fit_batch(config, shape, machine, place, "fp8" if config.kv_dtype == "fp8" else place.kv_dtype)
+    if config.kv_dtype != "auto" or not place.fast or (made and made.slots >= min(MIN_KV_SLOTS, place.most_slots)):
+        return made
+    halved = _fit_batch(config, shape, machine, place, "fp8")
+    if halved is None:
+        return made
+    at_once = f"only {made.slots} at once" if made else "none"
+    return replace(halved, reason=f"{halved.reason} The KV cache is in FP8: in 16 bits there is room for {at_once}.")
+
+
+def _fit_batch(config: Config, shape: ModelShape, machine: Machine, place: _Place, kv_dtype: str) -> LoadPlan | None:
+    page_bytes = PAGE_TOKENS * shape.kv_values_a_token * _DTYPE_BYTES[kv_dtype]
+    least = min(SLOT_TOKENS, shape.context_tokens)
+    live = min(LIVE_SEGMENTS * shape.segment_tokens, shape.context_tokens)
+    if config.kv_window is not None:
+        live = min(live, config.kv_window + 2 * PAGE_TOKENS)  # the first page stays, and the window may begin in one
+    for slots, graphs in _batches(place):
+        prefill = _prefill_tokens(place, slots)
+        workspace = _workspace_bytes(config, shape, place, slots, prefill)
+        left = place.room_bytes - place.weights_bytes - workspace - len(graphs) * place.graph_bytes
+        fitting = left // page_bytes - 1  # one is scrap, to pad a batch with
+        pages = min(fitting, slots * (pages_of(max(live, least)) + 1))
+        if pages < slots * pages_of(least):
+            continue
+        taken = PlannedBytes(
+            weights=place.weights_bytes,
+            kv=(pages + 1) * page_bytes,
+            workspace=workspace,
+            graphs=len(graphs) * place.graph_bytes,
+            context=place.context_bytes,
+        )
+        sequence = min(shape.context_tokens, pages * PAGE_TOKENS)
+        return LoadPlan(
+            device=place.device,
+            weights=place.weights,
+            dtype=place.dtype,
+            slots=slots,
+            pages=pages,
+            sequence_tokens=sequence,
+            kv_dtype=kv_dtype,
+            graphs=graphs,
+            prefill_tokens=prefill,
+            segment_tokens=_segment_tokens(shape, sequence),
+            threads=machine.cores,
+            kernels=place.fast,
+            reason=_reason(shape, place, slots, pages, kv_dtype, taken),
+            bytes=taken,
+        )
+    return None
+
+
+def _batches(place: _Place) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """(slots, graphs), the best first."""
+    for slots in [place.most_slots, *(rows for rows in reversed(BATCH_ROWS) if rows < place.most_slots)]:
+        if place.fast:
+            yield slots, tuple(sorted({slots, *(rows for rows in BATCH_ROWS if rows < slots)}))
+            continue
+        if place.on_cpu and place.graph_bytes:
+            yield slots, tuple(sorted({1, slots}))
+        yield slots, ()
+
+
+def _prefill_tokens(place: _Place, slots: int) -> int:
+    if place.fast:
+        return next(count for rows, count in PREFILL_TOKENS if slots >= rows)
+    if place.on_cpu:
+        return PACKED_PREFILL_TOKENS if place.graph_bytes else CPU_PREFILL_TOKENS
+    return OLD_PREFILL_TOKENS
+
+
+def _workspace_bytes(config: Config, shape: ModelShape, place: _Place, slots: int, prefill_tokens: int) -> int:
+    """A bound: the layers of the largest step, or then its choice of tokens, and on a card of our kernels the same of
+    the largest captured step, whose memory nothing else may use."""
+    choice = shape.vocab_size * (slots * SCORE_BYTES + min(slots, SORTED_ROWS) * SORTED_SCORE_BYTES)
+    launched = max(_layer_bytes(config, shape, place, prefill_tokens + slots), choice) + place.library_bytes
+    if not place.fast:
+        return launched + slots * SLOT_BYTES
+    scores = slots * shape.vocab_size * _DTYPE_BYTES[place.dtype]
+    captured = _layer_bytes(config, shape, place, max(slots, CAPTURED_ROWS)) + scores + place.library_bytes
+    return launched + captured + slots * SLOT_BYTES
+
+
+def _layer_bytes(config: Config, shape: ModelShape, place: _Place, rows: int) -> int:
+    """Each activation of one layer once, the residual stream and what gate and up become four times."""
+    wide = 4 if place.on_cpu else _DTYPE_BYTES[place.dtype]
+    heads = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    activations = rows * (4 * shape.hidden_size + 2 * heads + 4 * shape.intermediate_size) * wide
+    if place.weights != "gptq-int4" or place.on_cpu:
+        return activations
+    sums = (heads + shape.hidden_size) * 4  # of a row, in two products that follow each other
+    if config.deterministic:
+        attended = shape.heads * (shape.head_dim + 2) * 4
+        return activations + rows * DETERMINISTIC_SPLITS * (sums + attended)
+    return activations + SPLIT_ROWS * sums + min(2 * shape.intermediate_size * shape.hidden_size * wide, SLAB_BYTES)
+
+
+def _segment_tokens(shape: ModelShape, sequence_tokens: int) -> int:
+    """What is left of a sequence after a prompt, which may have half of it."""
+    prompt = min(PROMPT_TOKENS, sequence_tokens // 2)
+    return min(shape.segment_tokens, (sequence_tokens - prompt) // ANSWER_SHARE)
+
+
+# --------------------------------------------------------------------------------------------------------------- words
+
+
+def _reason(shape: ModelShape, place: _Place, slots: int, pages: int, kv_dtype: str, taken: PlannedBytes) -> str:
+    widened = f" (widened from {shape.stored})" if shape.stored == "gptq-int4" != place.weights else ""
+    said = (
+        f"{place.offers[:1].upper()}{place.offers[1:]}: weights in {place.weights}{widened} take {_gb(taken.weights)} "
+        f"GB, a KV cache of {pages * PAGE_TOKENS:,} tokens in {kv_dtype} {_gb(taken.kv)} GB, all together, with "
+        f"{place.itself}, {_gb(taken.total)} GB; {slots} sequences at once."
+    )
+    if place.on_cpu or place.fast:
+        return said
+    return (
+        f"{said} Our kernels and CUDA graphs run on cards of {KERNELS_FROM} or newer and in 16 bits, so this is slower."
+    )
+
+
+def _shortage(config: Config, shape: ModelShape, place: _Place) -> str:
+    """What is needed for the least of use, and what there is."""
+    return (
+        f"The model needs at least {_least_bytes(config, shape, place) / GB + 0.05:.1f} GB on {place.device} "
+        f"({_gb(place.weights_bytes)} of them for its weights in {place.weights}), and {place.offers}"
+    )
+
+
+def _least_bytes(config: Config, shape: ModelShape, place: _Place) -> int:
+    """What one sequence of `SLOT_TOKENS` takes with all there is around it."""
+    kv_dtype = "fp8" if place.fast and config.kv_dtype != "bf16" else place.kv_dtype
+    prefill = _prefill_tokens(place, 1)
+    kv_tokens = (pages_of(min(SLOT_TOKENS, shape.context_tokens)) + 1) * PAGE_TOKENS
+    kv_bytes = kv_tokens * shape.kv_values_a_token * _DTYPE_BYTES[kv_dtype]
+    return (
+        place.weights_bytes + kv_bytes + _workspace_bytes(config, shape, place, 1, prefill) + place.fast * GRAPH_BYTES
+    )
+
+
+def _remedies(config: Config, shape: ModelShape, card: Card, place: _Place) -> list[str]:
+    least = _least_bytes(config, shape, place)
+    assert card.free_bytes is not None
+    if config.max_vram_gb is not None and least <= card.free_bytes:
+        needed = (least + CONTEXT_BYTES) / (1 - KEPT_BELOW_CEILING) / GB
+        return [f"raise --max-vram-gb to {needed + 0.05:.1f}", "use a smaller model"]
+    remedies = ["use a smaller model"]
+    if least <= (card.total_bytes - CONTEXT_BYTES) * (1 - KEPT_FREE):
+        remedies = ["close what else uses the card", *remedies]
+    if shape.stored in _DTYPE_BYTES:
+        remedies.append("make a copy in INT4 with `python -m engine.tools.quantize`")
+    return remedies
+
+
+def _sm(card: Card) -> str:
+    return f"sm_{card.capability[0]}{card.capability[1]}"
+
+
+def _gb(count: float) -> str:
+    return f"{count / GB:.1f}"
+
+
+def _free(count: float) -> str:
+    """To a tenth, downwards: what there is, is not made more."""
+    return f"{count // 10**8 / 10:.1f}"
+
+
+# -------------------------------------------------------------------------------------------------------------- survey
+
+
+def survey(devices: str = "auto", root: Path = Path("/")) -> Machine:
+    """What is here now. `devices` as in the config: only the card that `plan` would choose is asked for its free
+    memory, which opens a CUDA context there. `root` is where /proc and /sys are."""
+    import psutil
+    import torch
+
+    cards = [] if devices == "cpu" else _cards()
+    chosen = _chosen(cards, devices)
+    if chosen:
+        free_bytes, _ = torch.cuda.mem_get_info(chosen.device)
+        cards = [replace(card, free_bytes=free_bytes) if card is chosen else card for card in cards]
+    memory = psutil.virtual_memory()
+    ram_bytes, ram_free_bytes = ram_within(root, int(memory.total), int(memory.available))
+    return Machine(
+        ram_bytes=ram_bytes,
+        ram_free_bytes=ram_free_bytes,
+        cores=cores_within(root, _allowed_cores()),
+        bf16=bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+        instructions=_instructions(root),
+        cards=tuple(cards),
+    )
+
+
+def _cards() -> list[Card]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    oldest = min((int(name.rpartition("_")[2]) for name in _plain(torch.cuda.get_arch_list())), default=0)
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        if 10 * properties.major + properties.minor < oldest:
+            log.warning(
+                "%s (cuda:%d) is of sm_%d%d, and this torch runs on sm_%d and newer; it is left alone",
+                properties.name, index, properties.major, properties.minor, oldest,
+            )  # fmt: skip
+            continue
+        capability = (properties.major, properties.minor)
+        found.append(Card(f"cuda:{index}", properties.name, properties.total_memory, capability))
+    return found
+
+
+def _plain(architectures: Sequence[str]) -> list[str]:
+    """Without those such as sm_90a, whose plain form stands beside them."""
+    return [name for name in architectures if name.rpartition("_")[2].isdigit()]
+
+
+def _allowed_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def cores_within(root: Path, cores: int) -> int:
+    """As many as the CPU quota of the control groups allows; a part of a core is not counted."""
+    for group in _groups(root, "cpu"):
+        quota, _, period = _read(group / "cpu.max").partition(" ")  # v2: "200000 100000" or "max 100000"
+        if not quota:
+            quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")  # v1; -1 is none
+        if quota.isdigit() and period.isdigit() and int(period):
+            cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def ram_within(root: Path, total: int, free: int) -> tuple[int, int]:
+    """(all, free) bytes under the limits of the control groups. What files are cached there counts as free."""
+    for group in _groups(root, "memory"):
+        limit, used, cached = _read(group / "memory.max"), _read(group / "memory.current"), "inactive_file"  # v2
+        if not limit:
+            limit, used = _read(group / "memory.limit_in_bytes"), _read(group / "memory.usage_in_bytes")  # v1
+            cached = "total_inactive_file"
+        if limit.isdigit() and used.isdigit():  # v2 writes "max" for none, v1 nearly 2⁶³
+            kept = dict(line.split() for line in _read(group / "memory.stat").splitlines() if line.count(" ") == 1)
+            total = min(total, int(limit))
+            free = min(free, max(0, int(limit) - int(used) + int(kept.get(cached, 0))))
+    return total, free
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the control groups around this process, innermost first. In a container the path that /proc names
+    need not be there, but the topmost folder is the container's own."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = root / "sys/fs/cgroup" / controllers  # v2 names no controller
+        inner = base / path.strip("/")
+        yield from (folder for folder in [inner, *inner.parents] if folder.is_relative_to(base))
+
+
+def _instructions(root: Path) -> tuple[str, ...]:
+    flags = next((line for line in _read(root / "proc/cpuinfo").splitlines() if line.startswith("flags")), "").split()
+    return tuple(name for name in INSTRUCTIONS if name in flags)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

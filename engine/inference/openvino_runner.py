@@ -1,0 +1,185 @@
+"""The runner of the CPU: our graph in OpenVINO, over the batcher's own pages. Knows no requests.
+
+A step is one pass: runs of prompts and the newest tokens of running sequences lie one after another. For a single
+reader and for a full batch OpenVINO is told all shapes beforehand. Where weights are INT8 or INT4 it rounds activations
+to INT8 too, a scale a group, so that products are of whole numbers.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.inference.held import HEAD_GROUP, int4_weights, weight_bytes
+from engine.inference.kv_cache import Table, pages_of
+from engine.inference.model import HunYuanDense
+from engine.inference.openvino_api import ov
+from engine.inference.openvino_graph import SCORES, STEP, build, of_rows
+from engine.inference.runner import Chosen, Chunk
+from engine.inference.sampler import Sampler
+from engine.types import Sampling
+
+FULL = 0.75  # of the slots: from here on rows are padded to a full batch, whose shapes are fixed
+PREFILL_TOKENS = 256
+INT8_GROUP = 32  # activations that share a scale where weights have one a row; OpenVINO's own choice
+
+
+class _AnyShapes:
+    """A compiled graph whose inputs are made anew for each step."""
+
+    def __init__(self, request: ov.InferRequest) -> None:
+        self.request = request
+
+    def fill(self, inputs: Sequence[Any]) -> None:
+        for name, values in zip(STEP, inputs, strict=True):
+            self.request.set_tensor(name, ov.Tensor(np.array(values, np.int32)))
+
+
+class _FixedShapes:
+    """One whose inputs stay where they are: what is behind the page numbers in use may be any page's."""
+
+    def __init__(self, request: ov.InferRequest, scrap: int) -> None:
+        self.request = request
+        self._inputs = []
+        for name in STEP:
+            values = np.full(list(request.get_tensor(name).shape), scrap, np.int32)
+            request.set_tensor(name, ov.Tensor(values, shared_memory=True))
+            self._inputs.append(values)
+
+    def fill(self, inputs: Sequence[Any]) -> None:
+        *lists, pages, begins, longest = zip(self._inputs, inputs, strict=True)
+        for held, values in lists:
+            held[:] = values
+        pages[0][: len(pages[1])] = pages[1]
+        begins[0][:] = begins[1]
+        begins[0][-1] = len(pages[0])  # numbers that belong to no sequence would make OpenVINO crash
+        longest[0][...] = longest[1]
+
+
+class OpenVinoRunner:
+    """Serves a model that was loaded for it, on the CPU with `linear=Int4Held`; it may be let go afterwards."""
+
+    ahead = False
+    device = "cpu"
+    kernel = "OpenVINO"
+    prefill_tokens = PREFILL_TOKENS
+
+    def __init__(
+        self,
+        model: HunYuanDense,
+        slots: int,
+        pages: int,
+        threads: int = 0,
+        fixed: Sequence[int] = (),
+        exact: bool = False,
+    ) -> None:
+        """`threads`: 0 takes as many as there are cores. `fixed`: numbers of rows with a graph of their own, which is
+        faster and holds the weights once more. `exact`: activations stay in fp32, for comparisons."""
+        self.slots, self.pages = slots, pages
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # others run beside us
+            "INFERENCE_PRECISION_HINT": "f32",
+            "KV_CACHE_PRECISION": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0 if exact else _group(model),
+        }
+        core, graph = ov.Core(), build(model)
+
+        def compiled(graph: ov.Model) -> ov.InferRequest:
+            return core.compile_model(graph, "CPU", settings).create_infer_request()
+
+        self._any = _AnyShapes(compiled(graph))
+        most = pages_of(model.config.max_positions)  # pages of one sequence
+        self._fixed = {rows: _FixedShapes(compiled(of_rows(graph, rows, rows * most)), pages) for rows in fixed}
+        every: list[_AnyShapes | _FixedShapes] = [self._any, *self._fixed.values()]
+        kv_bytes = 0
+        for port in self._any.request.model_inputs:
+            if port.any_name not in STEP:
+                page = [size.get_length() for size in list(port.partial_shape)[1:]]
+                pool = ov.Tensor(port.element_type, ov.Shape([pages + 1, *page]))  # the last is scrap, for padding
+                kv_bytes += pool.byte_size
+                for shapes in every:
+                    shapes.request.set_tensor(port.any_name, pool)
+        self._sampler = Sampler(slots, model.config.vocab_size, "cpu")
+        self._newest = [0] * slots
+        self._best = [True] * slots  # no penalty and no chance: the best score alone decides
+        weights = weight_bytes(model) * len(every)
+        self._memory = {"weights": weights, "kv_total": kv_bytes * pages // (pages + 1)}
+
+    def beside(self, rows: int) -> int:
+        return 8 + 5 * rows  # two cores, INT4: with 48 tokens a step of 8 rows takes 2.9 times as long (2026-11-21)
+
+    def memory(self) -> dict[str, int]:
+        return dict(self._memory)
+
+    def begin(self, slot: int, sampling: Sampling, ids: Sequence[int], made: int) -> None:
+        self._newest[slot] = ids[-1]
+        self._best[slot] = not sampling.temperature and sampling.repetition_penalty == 1
+        self._sampler.begin(slot, sampling, ids, made)
+
+    def step(self, chunks: Sequence[Chunk], slots: Sequence[int], tables: Sequence[Table]) -> Chosen:
+        takers = [*(chunk.slot for chunk in chunks if chunk.last), *slots]
+        tokens = self._choose(self.scores(chunks, [self._newest[slot] for slot in slots], tables), takers)
+        for slot, token in zip(takers, tokens, strict=True):
+            self._newest[slot] = token
+        return Chosen(torch.tensor(tokens, dtype=torch.int64))
+
+    def scores(self, chunks: Sequence[Chunk], tokens: Sequence[int], tables: Sequence[Table]) -> Tensor:
+        """Takes in chunks, and a token for each table. The scores after each chunk that is the last of its prompt, then
+        those after each token: fp32 [those, vocab_size], in OpenVINO's memory until the next step."""
+        ids = [*(chunk.ids for chunk in chunks), *([token] for token in tokens)]
+        wanted = [*(chunk.last for chunk in chunks), *(True for _ in tokens)]
+        tables = [*(chunk.table for chunk in chunks), *tables]
+        lengths = [table.length for table in tables]
+        positions = [table.position for table in tables]
+        pages = [table.pages[: pages_of(table.length + len(run))] for table, run in zip(tables, ids, strict=True)]
+        rows = next((rows for rows in sorted(self._fixed) if rows >= len(tokens)), None)
+        if chunks or rows is None or len(tokens) < FULL * rows:
+            return self._run(self._any, ids, positions, lengths, pages, wanted)
+        padding = rows - len(tokens)
+        zeros = [0] * padding
+        pages += [[self.pages]] * padding
+        ids, wanted = [*ids, *([[0]] * padding)], [*wanted, *([True] * padding)]
+        return self._run(self._fixed[rows], ids, positions + zeros, lengths + zeros, pages, wanted)[: len(tokens)]
+
+    def _run(
+        self,
+        shapes: "_AnyShapes | _FixedShapes",
+        ids: Sequence[Sequence[int]],
+        positions: Sequence[int],
+        lengths: Sequence[int],
+        pages: Sequence[Sequence[int]],
+        wanted: Sequence[bool],
+    ) -> Tensor:
+        ends = list(accumulate(map(len, ids)))
+        rows = [end - 1 for end, asked in zip(ends, wanted, strict=True) if asked]
+        inputs = (
+            [token for run in ids for token in run],
+            [place for first, run in zip(positions, ids, strict=True) for place in range(first, first + len(run))],
+            rows or [0],  # the product with the head wants one
+            lengths,
+            [0, *ends],
+            [page for each in pages for page in each],
+            [0, *accumulate(map(len, pages))],
+            max(length + len(run) for length, run in zip(lengths, ids, strict=True)),
+        )
+        shapes.fill(inputs)
+        shapes.request.infer(share_outputs=True)  # else all scores are copied once more
+        return torch.from_numpy(shapes.request.get_tensor(SCORES).data)[: len(rows)]
+
+    def _choose(self, scores: Tensor, slots: Sequence[int]) -> list[int]:
+        if all(self._best[slot] for slot in slots):
+            best: list[int] = scores.numpy().argmax(-1).tolist()
+            return best
+        tokens: list[int] = self._sampler.choose(scores, torch.tensor(slots), self._sampler.kind(slots)).tolist()
+        return tokens
+
+
+def _group(model: HunYuanDense) -> int:
+    """Not above that of any INT4 matrix: OpenVINO would not round activations for it, and widen it for many rows."""
+    held = int4_weights(model)
+    return min(HEAD_GROUP, *(weight.group for weight in held)) if held else INT8_GROUP

@@ -1,0 +1,513 @@
+"""What is chosen for which machine, and why. Machines are faked; sizes are HY-MT's own."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from engine import hardware
+from engine.backends import local
+from engine.backends.select import EMBEDDED_FOLDER
+from engine.config import Config
+from engine.errors import ConfigError
+from engine.hardware import CONTEXT_BYTES, KEPT_FREE, Card, LoadPlan, Machine, plan, survey
+from engine.inference import cuda_runner, int4, runner, sampler
+from engine.inference.kv_cache import PAGE_TOKENS
+from engine.shape import ModelShape
+from tests.checkpoints import quantize_gptq, quantize_int8, shard, write_checkpoint
+
+SEVEN_B = {  # Hy-MT2-7B's config.json
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128167,
+    "max_position_embeddings": 262144,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
+SMALL = SEVEN_B | {  # HY-MT1.5-1.8B's
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "vocab_size": 120818,
+}
+GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
+INT4_7B, BF16_7B = ModelShape.read(SEVEN_B | GPTQ), ModelShape.read(SEVEN_B)
+BF16_SMALL = ModelShape.read(SMALL)
+EMBEDDED = ModelShape.read(json.loads((EMBEDDED_FOLDER / "config.json").read_text()), EMBEDDED_FOLDER)
+GB = 10**9
+README = Path(__file__).parents[1] / "README.md"
+NO_CARD = Machine(ram_bytes=32 * GB, ram_free_bytes=28 * GB, cores=8, bf16=True)
+
+
+def card(total_gb: float, free_gb: float | None = None, capability: tuple[int, int] = (8, 9), index: int = 0) -> Card:
+    total = int(total_gb * GB)
+    free = total - CONTEXT_BYTES if free_gb is None else int(free_gb * GB)  # nobody else uses it
+    return Card(f"cuda:{index}", "NVIDIA Test", total, capability, free)
+
+
+def planned(shape: ModelShape, *cards: Card, machine: Machine = NO_CARD, **choices: object) -> LoadPlan:
+    made = plan(Config(**choices), shape, replace(machine, cards=cards))  # type: ignore[arg-type]
+    assert made.bytes.total == sum(asdict(made.bytes).values())
+    return made
+
+
+def tokens(made: LoadPlan) -> int:
+    return made.pages * PAGE_TOKENS
+
+
+def down(gigabytes: float) -> float:
+    """To a tenth, as a plan says what there is."""
+    return int(gigabytes * 10) / 10
+
+
+def least_gb(shape: ModelShape, **choices: object) -> float:
+    """The ceiling below which a refusal says that nothing fits."""
+    said = refused(shape, card(150), max_vram_gb=1.0, **choices)
+    return float(said.partition("raise --max-vram-gb to ")[2].partition(",")[0])
+
+
+def refused(shape: ModelShape, *cards: Card, machine: Machine = NO_CARD, **choices: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        planned(shape, *cards, machine=machine, **choices)
+    said = str(caught.value)
+    assert said.endswith(".")
+    assert ". " not in said  # one sentence
+    return said
+
+
+def test_a_7b_in_int4_has_the_bytes_that_were_measured() -> None:
+    made = planned(INT4_7B, card(24))
+    assert made.bytes.weights == pytest.approx(4.34 * 2**30, rel=0.01)  # on one H200, 2026-11-20
+    assert INT4_7B.parameters == pytest.approx(7.504e9, rel=0.001)
+    assert INT4_7B.kv_values_a_token * 2 == 131_072
+
+
+@pytest.mark.parametrize(
+    ("total_gb", "slots", "least_tokens"),
+    [(25.3, 128, 128 * 1024), (17.2, 64, 64 * 1024), (12.9, 32, 32 * 1024), (8.6, 8, 8 * 1024)],
+)
+def test_a_7b_in_int4_runs_on_every_tier_of_cards(total_gb: float, slots: int, least_tokens: int) -> None:
+    made = planned(INT4_7B, card(total_gb))
+    assert (made.device, made.weights, made.dtype, made.kv_dtype) == ("cuda:0", "gptq-int4", "bf16", "bf16")
+    assert made.slots >= slots
+    assert tokens(made) >= least_tokens
+    assert (made.sequence_tokens, made.segment_tokens, made.kernels) == (8192, 512, True)
+    assert made.bytes.total <= total_gb * GB
+
+
+def test_under_24_gb_32_sequences_of_4k_tokens_live_at_once() -> None:
+    for choices in ({}, {"max_concurrent": 32}):
+        made = planned(INT4_7B, card(150), max_vram_gb=24.0, **choices)
+        assert made.slots >= 32
+        assert tokens(made) >= 32 * 4096
+        assert made.sequence_tokens >= 4096
+        assert made.bytes.total <= 24.0 * GB
+
+
+def test_under_8_gb_8_sequences_of_1k_tokens_live_at_once() -> None:
+    made = planned(INT4_7B, card(150), max_vram_gb=8.0)
+    assert (made.slots >= 8, tokens(made) >= 8 * 1024, made.bytes.total <= 8.0 * GB) == (True, True, True)
+
+
+@pytest.mark.parametrize("ceiling", [6.5, 7.5, 10.0, 16.0, 23.9, 80.0])
+@pytest.mark.parametrize("shape", [INT4_7B, BF16_SMALL, EMBEDDED])
+def test_a_ceiling_holds_all_that_is_taken(ceiling: float, shape: ModelShape) -> None:
+    assert planned(shape, card(150), max_vram_gb=ceiling).bytes.total <= ceiling * GB
+
+
+def test_the_ceiling_that_a_refusal_names_is_enough() -> None:
+    said = refused(INT4_7B, card(24), max_vram_gb=5.0)
+    assert "--max-vram-gb 5;" in said
+    named = float(said.partition("raise --max-vram-gb to ")[2].partition(",")[0])
+    assert planned(INT4_7B, card(24), max_vram_gb=named).slots >= 1
+    assert refused(INT4_7B, card(24), max_vram_gb=named - 0.2)
+
+
+def test_a_ceiling_above_the_card_is_the_cards_own() -> None:
+    assert planned(INT4_7B, card(8.6), max_vram_gb=80.0).bytes.total <= 8.6 * GB
+
+
+def test_a_plan_counts_what_the_runners_take() -> None:
+    assert hardware.SLAB_BYTES == int4.SLAB_BYTES
+    assert hardware.SPLIT_ROWS == int4.MOST_SPLIT_ROWS
+    assert hardware.DETERMINISTIC_SPLITS == int4.DETERMINISTIC_SPLITS == cuda_runner.DETERMINISTIC_SPLITS
+    assert max(*cuda_runner.FULL_STEPS, *cuda_runner.PROMPT_STEPS) == hardware.CAPTURED_ROWS
+    assert hardware.PREFILL_TOKENS[0][1] == cuda_runner.PREFILL_TOKENS
+    assert hardware.OLD_PREFILL_TOKENS == runner.CUDA_PREFILL_TOKENS
+    assert hardware.CPU_PREFILL_TOKENS == runner.CPU_PREFILL_TOKENS
+    assert hardware.SORTED_ROWS == sampler.SORTED_ROWS
+
+
+def test_the_workspace_of_a_7b_holds_a_step_of_2048_tokens_its_widened_weights_and_partial_sums() -> None:
+    made = planned(INT4_7B, card(24))
+    step = 2_048 * (2 * 14_336 + 14_336 + 3 * 4_096 + 2 * 4_096) * 2
+    sums = int4.MOST_SPLIT_ROWS * (6_144 + 4_096) * 4
+    captured = sums + int4.SLAB_BYTES
+    assert made.prefill_tokens == 2_048
+    assert step + sums + int4.SLAB_BYTES + captured <= made.bytes.workspace <= 1.5 * (step + 2 * captured)
+
+
+def test_a_deterministic_run_is_given_room_for_its_partial_sums() -> None:
+    usual = planned(INT4_7B, card(150), max_concurrent=32)
+    steady = planned(INT4_7B, card(150), max_concurrent=32, deterministic=True)
+    assert steady.bytes.workspace > usual.bytes.workspace + 2 * GB // 20
+
+
+def test_without_a_ceiling_something_is_left_for_other_programs() -> None:
+    made = planned(INT4_7B, card(24))
+    assert made.bytes.total <= 24 * GB - KEPT_FREE * (24 * GB - CONTEXT_BYTES) + 1
+    assert made.bytes.kv >= 16 * GB
+
+
+def test_a_large_card_is_not_filled_for_its_own_sake() -> None:
+    made = planned(INT4_7B, card(150))
+    assert made.slots == 128
+    assert tokens(made) == pytest.approx(128 * 4096, rel=0.01)
+
+
+def test_an_unquantised_7b_fits_24_gb_with_a_smaller_batch() -> None:
+    made = planned(BF16_7B, card(25.3))
+    assert (made.weights, made.kv_dtype) == ("bf16", "bf16")
+    assert 32 <= made.slots < 128
+    assert made.bytes.weights == pytest.approx(15.0 * GB, rel=0.01)
+
+
+def test_an_unquantised_7b_on_12_gb_is_refused_with_the_way_out() -> None:
+    said = refused(BF16_7B, card(12.9))
+    free, room = 12.9 - CONTEXT_BYTES / GB, (12.9 - CONTEXT_BYTES / GB) * (1 - KEPT_FREE)
+    assert said.startswith("The model needs at least 15.")
+    assert said.endswith(
+        f" GB on cuda:0 (15.0 of them for its weights in bf16), and NVIDIA Test (cuda:0) has {down(free)} of 12.9 GB "
+        f"free, {down(room)} of them for the model; use a smaller model, make a copy in INT4 with "
+        "`python -m engine.tools.quantize`, or use --devices cpu."
+    )
+
+
+def test_a_card_that_others_use_is_named_with_what_it_has_left() -> None:
+    said = refused(INT4_7B, card(25.3, 3.0))
+    assert "has 3.0 of 25.3 GB free" in said
+    assert "close what else uses the card" in said
+
+
+def test_a_small_model_goes_to_the_cpu_where_the_card_has_no_room_unless_the_card_was_asked_for() -> None:
+    made = planned(EMBEDDED, card(8.6, 0.2))
+    assert made.device == "cpu"
+    assert "so it runs on the CPU, which is much slower" in made.reason
+    assert "has 0.2 of 8.6 GB free" in refused(EMBEDDED, card(8.6, 0.2), devices="cuda:0")
+
+
+def test_the_1_8b_runs_unquantised_on_8_gb() -> None:
+    made = planned(BF16_SMALL, card(8.6))
+    assert (made.weights, made.slots >= 32) == ("bf16", True)
+    assert made.bytes.weights == pytest.approx(3.58 * GB, rel=0.01)
+
+
+def test_the_embedded_model_needs_little_of_a_card() -> None:
+    made = planned(EMBEDDED, card(4.3))
+    assert (made.device, made.weights, made.slots) == ("cuda:0", "int8", 128)
+    assert made.bytes.weights + made.bytes.workspace < GB // 2
+    assert planned(EMBEDDED, card(4.3), max_vram_gb=2.0).slots >= 32
+
+
+def test_without_a_card_the_embedded_model_runs_on_the_cpu() -> None:
+    made = planned(EMBEDDED)
+    assert (made.device, made.weights, made.dtype, made.kv_dtype) == ("cpu", "int8", "bf16", "fp32")
+    assert (made.slots, made.threads, made.kernels) == (8, 8, False)
+    assert (made.sequence_tokens, made.segment_tokens) == (2048, 80)
+    assert made.bytes.total < 1.1 * GB
+
+
+def test_on_the_cpu_each_fixed_batch_is_one_more_copy_of_quantised_weights_where_there_is_room() -> None:
+    made = planned(EMBEDDED)
+    assert made.graphs == (1, 8)
+    assert made.bytes.graphs == 2 * EMBEDDED.quantized_bytes
+    assert planned(EMBEDDED, max_concurrent=1).graphs == (1,)
+    tight = planned(EMBEDDED, machine=replace(NO_CARD, ram_free_bytes=int(1.05 * GB)))
+    assert (tight.graphs, tight.slots, tight.bytes.graphs) == ((), 8, 0)
+    assert planned(BF16_SMALL).graphs == ()  # not quantised
+
+
+def test_the_weights_of_an_int4_model_on_the_cpu_are_counted_as_they_are_read_and_packed() -> None:
+    rest = INT4_7B.parameters - INT4_7B.quantized_parameters
+    read, packed = INT4_7B.quantized_parameters + rest * 2, INT4_7B.quantized_bytes + rest * 1.5625
+    made = planned(INT4_7B, machine=replace(NO_CARD, ram_free_bytes=64 * GB))
+    assert made.bytes.weights == pytest.approx(read + 2 * packed, rel=0.01)
+    assert made.bytes.graphs == pytest.approx(2 * packed, rel=0.01)
+
+
+def test_a_processor_without_bf16_computes_in_fp32() -> None:
+    made = planned(EMBEDDED, machine=replace(NO_CARD, bf16=False))
+    assert (made.dtype, made.bytes.weights > planned(EMBEDDED).bytes.weights) == ("fp32", True)
+
+
+def test_a_gigabyte_of_memory_is_enough_for_the_embedded_model_and_half_of_it_is_not() -> None:
+    small = replace(NO_CARD, ram_bytes=GB, ram_free_bytes=int(0.8 * GB))
+    assert planned(EMBEDDED, machine=small).slots >= 2
+    said = refused(EMBEDDED, machine=replace(small, ram_free_bytes=GB // 2))
+    assert "the machine has 0.5 of 1.0 GB of memory free" in said
+
+
+def test_a_7b_without_a_card_needs_the_memory_for_it() -> None:
+    assert planned(INT4_7B).device == "cpu"
+    assert "use a smaller model" in refused(BF16_7B, machine=replace(NO_CARD, ram_free_bytes=8 * GB))
+
+
+def test_a_card_before_ampere_is_slower_and_says_so() -> None:
+    made = planned(BF16_SMALL, card(15.8, capability=(7, 5)))
+    assert (made.weights, made.dtype, made.kernels, made.graphs) == ("fp16", "fp16", False, ())
+    assert made.reason.endswith("run on cards of sm_80 or newer and in 16 bits, so this is slower.")
+    assert planned(EMBEDDED, card(8.6, capability=(6, 1))).dtype == "fp32"
+    assert "slower" not in planned(INT4_7B, card(15.8)).reason
+
+
+def test_in_fp32_a_card_is_used_without_our_kernels() -> None:
+    made = planned(BF16_SMALL, card(24), precision="fp32")
+    assert (made.weights, made.kv_dtype, made.kernels, made.graphs) == ("fp32", "fp32", False, ())
+    assert "so this is slower" in made.reason
+    assert "leave one of the two out" in refused(BF16_SMALL, card(24), precision="fp32", kv_dtype="fp8")
+
+
+def test_int4_is_widened_on_an_old_card() -> None:
+    made = planned(INT4_7B, card(24, capability=(7, 5)))
+    assert (made.weights, "widened from gptq-int4" in made.reason) == ("fp16", True)
+    assert made.slots >= 8
+    assert "(15.0 of them for its weights in fp16)" in refused(INT4_7B, card(15.8, capability=(7, 5)))
+
+
+def test_int4_is_widened_where_a_precision_is_asked_for() -> None:
+    made = planned(INT4_7B, card(24), precision="bf16")
+    assert (made.weights, made.dtype) == ("bf16", "bf16")
+    assert made.bytes.weights == INT4_7B.parameters * 2
+
+
+def test_fp8_doubles_what_the_cache_holds() -> None:
+    usual = planned(INT4_7B, card(150), max_vram_gb=8.0, max_concurrent=8)
+    halved = planned(INT4_7B, card(150), max_vram_gb=8.0, max_concurrent=8, kv_dtype="fp8")
+    assert halved.kv_dtype == "fp8"
+    assert tokens(halved) == pytest.approx(2 * tokens(usual), rel=0.01)
+
+
+def test_fp8_is_taken_unasked_only_where_a_batch_would_be_lost_and_then_it_is_said() -> None:
+    ceiling = least_gb(INT4_7B) + 0.2
+    asked = planned(INT4_7B, card(150), max_vram_gb=ceiling, kv_dtype="bf16")
+    assert (asked.kv_dtype, asked.slots < hardware.MIN_KV_SLOTS) == ("bf16", True)
+    made = planned(INT4_7B, card(150), max_vram_gb=ceiling)
+    assert made.kv_dtype == "fp8"
+    assert f"The KV cache is in FP8: in 16 bits there is room for only {asked.slots} at once." in made.reason
+    assert planned(INT4_7B, card(150), max_vram_gb=ceiling, max_concurrent=asked.slots).kv_dtype == "bf16"
+
+
+def test_fp8_needs_a_card_of_our_kernels() -> None:
+    assert "the CPU" in refused(EMBEDDED, kv_dtype="fp8")
+    assert "NVIDIA Test (sm_75)" in refused(EMBEDDED, card(16, capability=(7, 5)), kv_dtype="fp8")
+
+
+def test_a_window_leaves_more_of_the_card_free() -> None:
+    made = planned(INT4_7B, card(24), kv_window=1024, max_concurrent=32)
+    assert made.bytes.kv < planned(INT4_7B, card(24), max_concurrent=32).bytes.kv / 3
+    assert made.sequence_tokens == 8192
+
+
+@pytest.mark.parametrize("asked", [1, 3, 40, 512])
+def test_a_batch_that_was_asked_for_is_given_or_as_much_as_fits(asked: int) -> None:
+    made = planned(INT4_7B, card(150), max_concurrent=asked)
+    assert made.slots == asked
+    assert made.graphs[-1] == asked
+    assert list(made.graphs) == sorted(set(made.graphs))
+    assert planned(INT4_7B, card(8.6), max_concurrent=asked).slots <= min(asked, 24)
+
+
+def test_a_segment_leaves_room_for_its_prompt_and_its_answer() -> None:
+    ceiling = least_gb(INT4_7B, kv_dtype="bf16") + 0.1
+    made = planned(INT4_7B, card(150), max_vram_gb=ceiling, max_concurrent=1, kv_dtype="bf16")
+    assert made.sequence_tokens < 3_072
+    prompt = min(hardware.PROMPT_TOKENS, made.sequence_tokens // 2)
+    assert prompt + made.segment_tokens * 4 <= made.sequence_tokens
+    assert made.segment_tokens >= 128
+
+
+def test_of_several_cards_the_largest_is_taken_or_the_one_that_was_asked_for() -> None:
+    cards = [card(8.6), card(24, index=1), card(24, index=2)]
+    assert planned(INT4_7B, *cards).device == "cuda:1"
+    assert planned(INT4_7B, *cards, devices="cuda:2").device == "cuda:2"
+    assert planned(EMBEDDED, *cards, devices="cpu").device == "cpu"
+    assert "no device 'cuda:3': this machine has 3 CUDA cards" in refused(EMBEDDED, *cards, devices="cuda:3")
+
+
+def test_a_reason_names_the_card_and_what_is_taken() -> None:
+    made = planned(INT4_7B, card(24), max_vram_gb=8.0)
+    free, room = 24 - CONTEXT_BYTES / GB, 8 * (1 - hardware.KEPT_BELOW_CEILING) - CONTEXT_BYTES / GB
+    assert made.reason == (
+        f"NVIDIA Test (cuda:0) has {down(free)} of 24.0 GB free, {down(room)} of them for the model under "
+        f"--max-vram-gb 8: weights in gptq-int4 take 4.7 GB, a KV cache of {tokens(made):,} tokens in bf16 "
+        f"{made.bytes.kv / GB:.1f} GB, all together, with CUDA itself, {made.bytes.total / GB:.1f} GB; "
+        f"{made.slots} sequences at once."
+    )
+
+
+def test_the_readme_says_what_is_planned_for_each_card() -> None:
+    rows = [line.strip("| ").split(" | ") for line in README.read_text(encoding="utf-8").splitlines()]
+    found = {row[0]: row[1:] for row in rows if row[0] in ("memory of the card", "segments", "tokens")}
+    for memory, slots, said in zip(*found.values(), strict=True):
+        made = planned(INT4_7B, card(float(memory.removesuffix(" GB")) * 2**30 / GB))
+        told, _, numbers = said.partition(", in ")
+        assert made.slots == int(slots)
+        assert tokens(made) // 1000 * 1000 == int(told.replace(",", ""))
+        assert (made.kv_dtype == "fp8") == (numbers == "FP8")
+
+
+def test_a_model_is_loaded_where_the_plan_says_and_the_log_says_why(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    machine = replace(NO_CARD, cores=1)
+    monkeypatch.setattr(hardware, "survey", lambda devices: machine)
+    caplog.set_level("INFO")
+    loaded, made = local.prepared(Config(model=str(tiny_checkpoint)))
+    assert (loaded.info.device, made.device) == ("cpu", "cpu")
+    assert "plan: The machine has 28.0 of 32.0 GB of memory free" in caplog.text
+    assert torch.get_num_threads() == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- shapes
+
+
+def shape_of(folder: Path) -> ModelShape:
+    return ModelShape.read(json.loads((folder / "config.json").read_text()), folder)
+
+
+@pytest.mark.parametrize("group", [32, 128, -1])
+def test_the_files_of_a_gptq_checkpoint_say_what_its_shape_does(tmp_path: Path, group: int) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    quantize_gptq(folder, group_size=group)
+    read = shape_of(folder)
+    by_shape = ModelShape.read(json.loads((folder / "config.json").read_text()))
+    assert (read.stored, read.quantized_parameters) == ("gptq-int4", by_shape.quantized_parameters)
+    assert read.quantized_bytes == pytest.approx(by_shape.quantized_bytes, rel=0.02)
+
+
+def test_an_int8_checkpoint_is_read_from_its_shards(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    quantize_int8(folder)
+    whole = shape_of(folder)
+    shard(folder)
+    assert shape_of(folder) == whole
+    assert (whole.stored, whole.quantized_parameters) == ("int8", whole.parameters)
+
+
+def test_a_plain_checkpoint_has_its_own_dtype_and_nothing_quantised(tmp_path: Path) -> None:
+    read = shape_of(write_checkpoint(tmp_path / "model"))
+    assert (read.stored, read.quantized_bytes, read.tied_head) == ("fp32", 0, True)
+
+
+def test_files_that_cannot_be_read_are_left_to_the_loader(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    quantize_gptq(folder, group_size=32)
+    (folder / "model.safetensors").write_bytes(b"\xff" * 100)
+    assert shape_of(folder).quantized_bytes > 0
+
+
+def test_a_plan_and_the_loader_agree_on_lengths(tiny_checkpoint: Path) -> None:
+    from engine.inference.loader import load
+
+    info, shape = load(str(tiny_checkpoint), "cpu", "fp32").info, shape_of(tiny_checkpoint)
+    assert (info.max_context_tokens, info.segment_tokens) == (shape.context_tokens, shape.segment_tokens)
+
+
+# ------------------------------------------------------------------------------------------------------------- survey
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+V2 = {
+    "proc/self/cgroup": "0::/kube/pod\n",
+    "sys/fs/cgroup/kube/pod/memory.max": "max\n",
+    "sys/fs/cgroup/kube/memory.max": "4000000000\n",
+    "sys/fs/cgroup/kube/memory.current": "3000000000\n",
+    "sys/fs/cgroup/kube/memory.stat": "anon 1000000000\ninactive_file 1500000000\n",
+    "sys/fs/cgroup/kube/pod/cpu.max": "250000 100000\n",
+}
+V1 = {
+    "proc/self/cgroup": "11:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n0::/\n",
+    "sys/fs/cgroup/memory/memory.limit_in_bytes": "4000000000\n",  # a container sees its own group at the top
+    "sys/fs/cgroup/memory/memory.usage_in_bytes": "3000000000\n",
+    "sys/fs/cgroup/memory/memory.stat": "total_inactive_file 1500000000\n",
+    "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "250000\n",
+    "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+}
+
+
+@pytest.mark.parametrize("files", [V2, V1], ids=["v2", "v1"])
+def test_a_container_has_the_memory_and_cores_of_its_group(tmp_path: Path, files: dict[str, str]) -> None:
+    root = write(tmp_path, files)
+    assert hardware.ram_within(root, 64 * GB, 50 * GB) == (4 * GB, 2_500_000_000)
+    assert hardware.ram_within(root, 2 * GB, GB) == (2 * GB, GB)  # the machine itself has less
+    assert hardware.cores_within(root, 64) == 2
+    assert hardware.cores_within(root, 1) == 1
+
+
+def test_a_group_without_limits_and_a_machine_without_groups_change_nothing(tmp_path: Path) -> None:
+    free = {
+        "proc/self/cgroup": "5:memory:/\n4:cpu:/\n0::/\n",
+        "sys/fs/cgroup/memory.max": "max\n",
+        "sys/fs/cgroup/cpu.max": "max 100000\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "1000\n",
+    }
+    for root in (write(tmp_path / "free", free), tmp_path / "none"):
+        assert hardware.ram_within(root, 64 * GB, 50 * GB) == (64 * GB, 50 * GB)
+        assert hardware.cores_within(root, 6) == 6
+
+
+def test_a_quota_below_one_core_is_one_core(tmp_path: Path) -> None:
+    root = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000"})
+    assert hardware.cores_within(root, 4) == 1
+
+
+def test_this_machine_is_surveyed_without_its_cards_where_the_cpu_is_asked_for() -> None:
+    found = survey("cpu")
+    assert found.cards == ()
+    assert 0 < found.ram_free_bytes <= found.ram_bytes
+    assert found.cores >= 1
+
+
+def test_the_instructions_that_matter_are_read_from_the_processor(tmp_path: Path) -> None:
+    root = write(tmp_path, {"proc/cpuinfo": "model name\t: X\nflags\t\t: fpu avx2 avx512f amx_tile amx_int8\n"})
+    assert survey("cpu", root).instructions == ("avx2", "avx512f", "amx_tile", "amx_int8")
+
+
+def test_a_card_too_old_for_this_torch_is_left_alone_and_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    class Properties:
+        total_memory = 8 * GB
+
+        def __init__(self, index: int) -> None:
+            self.name, (self.major, self.minor) = f"Card {index}", [(6, 1), (9, 0)][index]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90a", "compute_120"])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", Properties)
+    asked: list[str] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (7 * GB, 8 * GB))
+    assert survey().cards == (Card("cuda:1", "Card 1", 8 * GB, (9, 0), 7 * GB),)
+    assert asked == ["cuda:1"]  # a context costs memory on every card that is asked
+    assert "Card 0 (cuda:0) is of sm_61, and this torch runs on sm_75 and newer" in caplog.text
