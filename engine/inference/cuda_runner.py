@@ -111,7 +111,9 @@ class CudaRunner:
             before = torch.cuda.memory_allocated()
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             self._fused = Fused(model, pages, fp8, deterministic)
-            self._sampler = CudaSampler(2 * slots + BESIDE_CHUNKS, model.config.vocab_size, self.device, self._fused.dtype)
+            self._sampler = CudaSampler(
+                2 * slots + BESIDE_CHUNKS, model.config.vocab_size, self.device, self._fused.dtype
+            )
             self._tables = torch.full((slots + 1, self._table_pages), pages, dtype=torch.int32, device=self.device)
             self._lengths = [-1] * (slots + 1)  # of each slot's table, as the card has it after the last step
             self._ladder = sorted({*(rows for rows in graphs if rows < slots), slots})
