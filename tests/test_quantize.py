@@ -94,6 +94,16 @@ def test_what_is_written_is_an_int4_checkpoint_that_loads(folder, pairs, tmp_pat
     assert result["calibration_tokens"] == sum(len(text["input_ids"]) for text in gptqmodel.texts)
 
 
+def test_an_embedding_in_int8_halves_it_and_hardly_changes_the_scores(folder, pairs, tmp_path, gptqmodel):
+    quantize(folder, tmp_path / "int4", 32, pairs)
+    quantize(folder, tmp_path / "smaller", 32, pairs, int8_embedding=True)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("smaller", "int4")]
+    rows, columns = load_file(tmp_path / "int4" / "model.safetensors")["model.embed_tokens.weight"].shape
+    assert sizes[1] - sizes[0] == pytest.approx(rows * (columns - 4), rel=0.05)
+    assert error(scores(tmp_path / "smaller"), scores(tmp_path / "int4")) < 0.02
+    assert load(str(tmp_path / "smaller"), "cpu", "auto").info.precision == "gptq-int4, widened"
+
+
 def test_config_says_what_readers_need_and_nothing_of_the_machine(folder, pairs, tmp_path, gptqmodel):
     quantize(folder, tmp_path / "int4", 64, pairs)
     assert json.loads((tmp_path / "int4" / "config.json").read_text())["quantization_config"] == {

@@ -26,18 +26,22 @@ from engine.inference.sampler import resolve
 from engine.shape import ModelShape
 from engine.types import FinishReason, ModelInfo, Prompt, TokenChunk
 
+PAINT_SECONDS = 0.012  # between two deliveries; a screen is painted every 16 ms
+
 log = logging.getLogger(__name__)
 Told = tuple[int | None, FinishReason | None, BackendError | None]
 
 
 class _Outbox:
     """What the generation thread tells the streams of one event loop. All of a step wakes the loop once: with 256
-    streams a token takes 6 µs of Python so, and 13 µs when each wakes it."""
+    streams a token takes 6 µs of Python so, and 13 µs when each wakes it. And not more often than a page is painted:
+    on two cores a loop that wakes for every token takes the model a sixth of its time (2.0 against 2.35 ms a token)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._told: deque[tuple[asyncio.Queue[Told], Told]] = deque()
         self._woken = False
+        self._delivered = 0.0
 
     def put(self, reader: asyncio.Queue[Told], told: Told) -> None:
         """Called on the generation thread."""
@@ -45,10 +49,18 @@ class _Outbox:
         if not self._woken:
             self._woken = True
             with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                self.loop.call_soon_threadsafe(self._deliver)
+                self.loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        early = self._delivered + PAINT_SECONDS - self.loop.time()
+        if early > 0:
+            self.loop.call_later(early, self._deliver)
+        else:
+            self._deliver()
 
     def _deliver(self) -> None:
         self._woken = False  # before the reading, so that what comes meanwhile wakes the loop again
+        self._delivered = self.loop.time()
         while self._told:
             reader, told = self._told.popleft()
             reader.put_nowait(told)

@@ -46,7 +46,7 @@ _RUN_ONLY: dict[str, Any] = {  # in config.json, where HY-MT's models agree
 }
 
 # our name in a layer → transformers' (one, or several fused along the rows)
-_LAYER_NAMES: dict[str, tuple[str, ...]] = {
+LAYER_NAMES: dict[str, tuple[str, ...]] = {
     "input_norm": ("input_layernorm",),
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "query_norm": ("self_attn.query_layernorm",),
@@ -211,7 +211,6 @@ class _Weights:
         if method not in (None, GPTQ_METHOD, INT8_METHOD):
             raise UnsupportedModel(f"Weights quantised by {method!r} cannot be read; bf16, INT8 and GPTQ INT4 can.")
         self._gptq = GptqConfig.read(quantization) if method == GPTQ_METHOD else None
-        self._int8 = method == INT8_METHOD
         self._folder, self._device = folder, device
         index = folder / "model.safetensors.index.json"
         if index.exists():
@@ -224,7 +223,7 @@ class _Weights:
         return self._gptq is not None and name + ".qweight" in self._files
 
     def is_int8(self, name: str) -> bool:
-        return self._int8 and name + ".weight_scale" in self._files
+        return name + ".weight_scale" in self._files  # also the embedding of a GPTQ checkpoint of our own
 
     def int4(self, name: str, shape: torch.Size) -> Int4Weight:
         assert self._gptq is not None
@@ -279,7 +278,7 @@ def _names(model: HunYuanDense) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(place of a module in our model, names of its parts in the checkpoint), without the ending `.weight`."""
     yield "embedding", ("model.embed_tokens",)
     for index in range(model.config.layers):
-        for ours, theirs in _LAYER_NAMES.items():
+        for ours, theirs in LAYER_NAMES.items():
             yield f"layers.{index}.{ours}", tuple(f"model.layers.{index}.{name}" for name in theirs)
     yield "norm", ("model.norm",)
     if model.head is not None:

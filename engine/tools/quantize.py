@@ -1,4 +1,5 @@
-"""A checkpoint in GPTQ INT4, four bits a weight in the layers; embeddings, head and norms stay bf16.
+"""A checkpoint in GPTQ INT4, four bits a weight in the layers; embeddings, head and norms stay bf16. With
+`--int8-embedding` the embedding is in INT8, a scale a row: much of a small model, and then only Yiwen reads it.
 
     python -m engine.tools.quantize MODEL OUT --group 128
     python -m engine.tools.quantize MODEL OUT --calibration PAIRS.tsv --evaluate TEST
@@ -30,6 +31,7 @@ from transformers import PreTrainedTokenizerFast
 from engine import prompts
 from engine.errors import ConfigError, UnsupportedModel, YiwenError
 from engine.inference import checkpoint
+from engine.inference.int8 import quantize_rows
 from engine.inference.loader import family_of
 from engine.inference.tokenizer import ChatTokenizer
 from engine.languages import LANGUAGES
@@ -50,7 +52,9 @@ _SETTINGS = {  # of GPTQModel 7.6.0, read when it is imported
 _KEPT_SETTINGS = ("bits", "group_size", "desc_act", "static_groups", "sym", "true_sequential", "lm_head")
 
 
-def quantize(source: Path, target: Path, group: int, calibration: Path, act_order: bool = False) -> dict[str, Any]:
+def quantize(
+    source: Path, target: Path, group: int, calibration: Path, act_order: bool = False, int8_embedding: bool = False
+) -> dict[str, Any]:
     """Writes the folder `target` and returns the sizes.
 
     Raises `ModelNotFound`, `UnsupportedModel`, and `ConfigError` for what is missing or wrong beside the model.
@@ -72,7 +76,7 @@ def quantize(source: Path, target: Path, group: int, calibration: Path, act_orde
         model = gptqmodel.GPTQModel.load(str(wide), settings)
         model.quantize([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in texts], batch_size=BATCH)
         model.save(str(Path(work) / "int4"))
-        _write(Path(work) / "int4", wide, target)
+        _write(Path(work) / "int4", wide, target, int8_embedding)
     return {
         "out": str(target),
         "group": group,
@@ -151,7 +155,7 @@ def _gptqmodel() -> Any:
     return gptqmodel
 
 
-def _write(made: Path, wide: Path, target: Path) -> None:
+def _write(made: Path, wide: Path, target: Path, int8_embedding: bool) -> None:
     """What GPTQModel made, with our config.json: it leaves out what it does not know and adds where it worked."""
     config = checkpoint.read_json(wide / "config.json")
     settings = checkpoint.read_json(made / "config.json")["quantization_config"]
@@ -162,6 +166,9 @@ def _write(made: Path, wide: Path, target: Path) -> None:
         tensors |= load_file(file)
     if config.get("tie_word_embeddings"):
         tensors.pop("lm_head.weight", None)
+    if int8_embedding:
+        name = "model.embed_tokens.weight"
+        tensors[name], tensors[f"{name}_scale"] = quantize_rows(tensors[name])
     target.mkdir(parents=True, exist_ok=True)
     save_torch_state_dict(tensors, target, max_shard_size=checkpoint.WHOLE_BYTES, metadata={"format": "pt"})
     text = json.dumps(config | {"quantization_config": quantization}, ensure_ascii=False, indent=1)
@@ -178,6 +185,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, choices=GROUPS, default=128, help="weights that share a scale (-1: a row)")
     parser.add_argument("--calibration", type=Path, default=FIXTURE, help="lines of code, English, other side, by tabs")
     parser.add_argument("--act-order", action="store_true", help="columns by their weight: groups in any order")
+    parser.add_argument("--int8-embedding", action="store_true", help="half the embedding, which only Yiwen reads then")
     parser.add_argument("--evaluate", metavar="TEST", type=Path, help="folder of SET.en-XX.tsv: chrF2 before and after")
     parser.add_argument("--sets", default=SETS, help="of --evaluate")
     parser.add_argument("--langs", help="of --evaluate (default: all of the model that have tests)")
@@ -187,7 +195,8 @@ def main() -> None:
     if source.resolve() == target.resolve():
         parser.error("OUT is MODEL: INT4 loses precision, so keep the original and name another folder.")
     try:
-        result = quantize(source, target, arguments.group, arguments.calibration, arguments.act_order)
+        chosen = (arguments.group, arguments.calibration, arguments.act_order, arguments.int8_embedding)
+        result = quantize(source, target, *chosen)
         before, after = result["bytes_before"] / 1e6, result["bytes_after"] / 1e6
         print(f"{before:.1f} MB → {after:.1f} MB", file=sys.stderr)
         if arguments.evaluate:

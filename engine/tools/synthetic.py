@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine.inference.checkpoint import MakeLinear, transformers_config
+from engine.inference.checkpoint import LAYER_NAMES, MakeLinear, transformers_config
 from engine.inference.gptq import Int4Weight
 from engine.inference.model import HunYuanDense, ModelConfig, effective_rope_base
 
@@ -45,18 +45,7 @@ SHAPES = {
     "tiny": ModelConfig(512, 128, 256, 2, 4, 2, 32, 10_000.0, 1e-5, 512, True),
 }
 
-_NAMES = {  # what stands in the model, or in a layer of it → transformers' names of its parts
-    "embedding": ("model.embed_tokens",),
-    "norm": ("model.norm",),
-    "input_norm": ("input_layernorm",),
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "query_norm": ("self_attn.query_layernorm",),
-    "key_norm": ("self_attn.key_layernorm",),
-    "output": ("self_attn.o_proj",),
-    "mlp_norm": ("post_attention_layernorm",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
+_NAMES = {"embedding": ("model.embed_tokens",), "norm": ("model.norm",)} | LAYER_NAMES  # ours → transformers'
 
 
 def widened(dtype: torch.dtype) -> MakeLinear:
