@@ -44,12 +44,14 @@ class _Outbox:
         self._delivered = 0.0
 
     def put(self, reader: asyncio.Queue[Told], told: Told) -> None:
-        """Called on the generation thread."""
+        """Called on the generation thread. The end of an answer is delivered at once."""
         self._told.append((reader, told))
-        if not self._woken:
+        _, finish, error = told
+        over = finish is not None or error is not None
+        if over or not self._woken:
             self._woken = True
             with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                self.loop.call_soon_threadsafe(self._wake)
+                self.loop.call_soon_threadsafe(self._deliver if over else self._wake)
 
     def _wake(self) -> None:
         early = self._delivered + PAINT_SECONDS - self.loop.time()
