@@ -58,7 +58,7 @@ def onnx(model):
 
 def scores_of(runner, chunks, tokens=(), tables=()):
     if isinstance(runner, OpenVinoRunner):
-        return runner.scores(chunks, tokens, tables).clone()
+        return torch.tensor(runner.scores(chunks, tokens, tables))
     parts = [runner.scores_after(chunks)] if any(chunk.last for chunk in chunks) or not tokens else []
     if chunks and not parts:
         runner.scores_after(chunks)

@@ -13,7 +13,7 @@ from torch import nn
 
 from engine import hardware
 from engine.config import Config
-from engine.errors import BackendError, TextTooLong, UnsupportedModel
+from engine.errors import BackendError, ConfigError, TextTooLong, UnsupportedModel
 from engine.hardware import LoadPlan
 from engine.inference.batcher import Batcher, Generation
 from engine.inference.checkpoint import read_config
@@ -37,8 +37,8 @@ class _Outbox:
     streams a token takes 6 µs of Python so, and 13 µs when each wakes it. And not more often than a page is painted:
     on two cores a loop that wakes for every token takes the model a sixth of its time (2.0 against 2.35 ms a token)."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, paint_seconds: float) -> None:
+        self.loop, self._paint_seconds = loop, paint_seconds
         self._told: deque[tuple[asyncio.Queue[Told], Told]] = deque()
         self._woken = False
         self._delivered = 0.0
@@ -54,7 +54,7 @@ class _Outbox:
                 self.loop.call_soon_threadsafe(self._deliver if over else self._wake)
 
     def _wake(self) -> None:
-        early = self._delivered + PAINT_SECONDS - self.loop.time()
+        early = self._delivered + self._paint_seconds - self.loop.time()
         if early > 0:
             self.loop.call_later(early, self._deliver)
         else:
@@ -69,6 +69,8 @@ class _Outbox:
 
 
 class LocalBackend:
+    paint_seconds = PAINT_SECONDS  # before the first stream; 0 gives every token its own time
+
     def __init__(
         self, loaded: Loaded, plan: LoadPlan, runner: Runner, window: int | None = None, share: bool = True
     ) -> None:
@@ -145,7 +147,7 @@ class LocalBackend:
 
     def _outbox_of(self, loop: asyncio.AbstractEventLoop) -> _Outbox:
         if self._outbox is None or self._outbox.loop is not loop:
-            self._outbox = _Outbox(loop)
+            self._outbox = _Outbox(loop, self.paint_seconds)
         return self._outbox
 
     def memory(self) -> dict[str, int]:
@@ -174,12 +176,19 @@ def runner_of(loaded: Loaded, plan: LoadPlan, config: Config) -> Runner:
     """What runs a loaded model as planned. Its libraries are imported late: OpenVINO alone takes a second."""
     model = loaded.model
     if config.backend == "onnx":
-        from engine.inference.onnx_runner import OnnxRunner
-
+        try:
+            from engine.inference.onnx_runner import OnnxRunner
+        except ImportError as error:
+            raise ConfigError(f"--backend onnx needs what requirements.txt names for it ({error}).") from error
         return OnnxRunner(model, plan.slots, plan.sequence_tokens, plan.threads)
     if plan.device == "cpu" and plan.weights in ("int8", "gptq-int4"):
-        from engine.inference.openvino_runner import OpenVinoRunner
-
+        try:
+            from engine.inference.openvino_runner import OpenVinoRunner
+        except ImportError as error:
+            raise ConfigError(
+                f"OpenVINO cannot be imported ({error}); install the version that requirements.txt names, or use "
+                "--backend onnx."
+            ) from error
         return OpenVinoRunner(model, plan.slots, plan.pages, plan.threads, plan.graphs)
     if not plan.kernels or model.norm.weight.dtype == torch.float32:
         return TorchRunner(model, plan.slots, plan.pages)

@@ -6,25 +6,40 @@ to INT8 too, a scale a group, so that products are of whole numbers.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from engine.errors import UnsupportedModel
 from engine.inference.held import HEAD_GROUP, int4_weights, weight_bytes
-from engine.inference.kv_cache import Table, pages_of
+from engine.inference.kv_cache import PAGE_TOKENS, Table, pages_of
 from engine.inference.model import HunYuanDense
 from engine.inference.openvino_api import ov
 from engine.inference.openvino_graph import SCORES, STEP, build, of_rows
-from engine.inference.runner import Chosen, Chunk
+from engine.inference.runner import Chunk
 from engine.inference.sampler import Sampler
 from engine.types import Sampling
 
 FULL = 0.75  # of the slots: from here on rows are padded to a full batch, whose shapes are fixed
 PREFILL_TOKENS = 256
 INT8_GROUP = 32  # activations that share a scale where weights have one a row; OpenVINO's own choice
+
+
+Scores = NDArray[np.float32]  # [rows, vocab_size]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The tokens of a step that is done."""
+
+    ids: list[int]
+
+    def tokens(self) -> list[int]:
+        return self.ids
 
 
 class _AnyShapes:
@@ -37,12 +52,17 @@ class _AnyShapes:
         for name, values in zip(STEP, inputs, strict=True):
             self.request.set_tensor(name, ov.Tensor(np.array(values, np.int32)))
 
+    def scores(self) -> Scores:
+        made: Scores = self.request.get_tensor(SCORES).data
+        return made
+
 
 class _FixedShapes:
     """One whose inputs stay where they are: what is behind the page numbers in use may be any page's."""
 
     def __init__(self, request: ov.InferRequest, scrap: int) -> None:
         self.request = request
+        self._scores: Scores | None = None
         self._inputs = []
         for name in STEP:
             values = np.full(list(request.get_tensor(name).shape), scrap, np.int32)
@@ -57,6 +77,11 @@ class _FixedShapes:
         begins[0][:] = begins[1]
         begins[0][-1] = len(pages[0])  # numbers that belong to no sequence would make OpenVINO crash
         longest[0][...] = longest[1]
+
+    def scores(self) -> Scores:
+        if self._scores is None:  # its place does not change
+            self._scores = self.request.get_tensor(SCORES).data
+        return self._scores
 
 
 class OpenVinoRunner:
@@ -100,6 +125,11 @@ class OpenVinoRunner:
         for port in self._any.request.model_inputs:
             if port.any_name not in STEP:
                 page = [size.get_length() for size in list(port.partial_shape)[1:]]
+                if page[1] != PAGE_TOKENS:
+                    raise UnsupportedModel(
+                        f"OpenVINO keeps {page[1]} tokens a page on this machine, and Yiwen {PAGE_TOKENS}; use "
+                        "--backend onnx."
+                    )
                 pool = ov.Tensor(port.element_type, ov.Shape([pages + 1, *page]))  # the last is scrap, for padding
                 kv_bytes += pool.byte_size
                 for shapes in every:
@@ -121,16 +151,18 @@ class OpenVinoRunner:
         self._best[slot] = not sampling.temperature and sampling.repetition_penalty == 1
         self._sampler.begin(slot, sampling, ids, made)
 
-    def step(self, chunks: Sequence[Chunk], slots: Sequence[int], tables: Sequence[Table]) -> Chosen:
+    def step(self, chunks: Sequence[Chunk], slots: Sequence[int], tables: Sequence[Table]) -> Read:
         takers = [*(chunk.slot for chunk in chunks if chunk.last), *slots]
         tokens = self._choose(self.scores(chunks, [self._newest[slot] for slot in slots], tables), takers)
         for slot, token in zip(takers, tokens, strict=True):
             self._newest[slot] = token
-        return Chosen(torch.tensor(tokens, dtype=torch.int64))
+        return Read(tokens)
 
-    def scores(self, chunks: Sequence[Chunk], tokens: Sequence[int], tables: Sequence[Table]) -> Tensor:
+    def scores(self, chunks: Sequence[Chunk], tokens: Sequence[int], tables: Sequence[Table]) -> Scores:
         """Takes in chunks, and a token for each table. The scores after each chunk that is the last of its prompt, then
-        those after each token: fp32 [those, vocab_size], in OpenVINO's memory until the next step."""
+        those after each token: fp32 [those, vocab_size], in OpenVINO's memory until the next step.
+
+        In numpy: after a step nothing of torch is in the caches, and each touch of it takes 40 µs."""
         ids = [*(chunk.ids for chunk in chunks), *([token] for token in tokens)]
         wanted = [*(chunk.last for chunk in chunks), *(True for _ in tokens)]
         tables = [*(chunk.table for chunk in chunks), *tables]
@@ -154,7 +186,7 @@ class OpenVinoRunner:
         lengths: Sequence[int],
         pages: Sequence[Sequence[int]],
         wanted: Sequence[bool],
-    ) -> Tensor:
+    ) -> Scores:
         ends = list(accumulate(map(len, ids)))
         rows = [end - 1 for end, asked in zip(ends, wanted, strict=True) if asked]
         inputs = (
@@ -169,13 +201,14 @@ class OpenVinoRunner:
         )
         shapes.fill(inputs)
         shapes.request.infer(share_outputs=True)  # else all scores are copied once more
-        return torch.from_numpy(shapes.request.get_tensor(SCORES).data)[: len(rows)]
+        return shapes.scores()[: len(rows)]
 
-    def _choose(self, scores: Tensor, slots: Sequence[int]) -> list[int]:
+    def _choose(self, scores: Scores, slots: Sequence[int]) -> list[int]:
         if all(self._best[slot] for slot in slots):
-            best: list[int] = scores.numpy().argmax(-1).tolist()
+            best: list[int] = scores.argmax(-1).tolist()
             return best
-        tokens: list[int] = self._sampler.choose(scores, torch.tensor(slots), self._sampler.kind(slots)).tolist()
+        kind = self._sampler.kind(slots)
+        tokens: list[int] = self._sampler.choose(torch.from_numpy(scores), torch.tensor(slots), kind).tolist()
         return tokens
 
 

@@ -166,6 +166,7 @@ class ThroughBackend:
         self._start = prompts.plain(loaded.info.family, "en", "fr", "")
         self._tokenize = loaded.tokenizer.prompt
         self._backend = LocalBackend(loaded, plan, runner_of(loaded, plan, config))
+        self._backend.paint_seconds = 0.0
         self.longest = self._backend.info.max_context_tokens
         embedding = 0 if self.config.tied_head else 2 * self.config.vocab_size * self.config.hidden_size
         self.weights_read = sum(path.stat().st_size for path in folder.glob("*.safetensors")) - embedding
