@@ -160,6 +160,8 @@ class Batcher:
             elif failed:
                 told = f"The model failed while translating ({type(failed).__name__}); try again."
                 self._fail(BackendError(told), failed)
+        with suppress(Exception):  # a step under way writes to memory that is about to be given back
+            self._read_all()
         self._fail(BackendError("The model was shut down while translating."), None)
 
     def _round(self) -> None:

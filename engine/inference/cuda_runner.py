@@ -118,8 +118,10 @@ class CudaRunner:
             self._lengths = [-1] * (slots + 1)  # of each slot's table, as the card has it after the last step
             self._ladder = sorted({*(rows for rows in graphs if rows < slots), slots})
             self._graphs: dict[tuple[int, int], _Graph] = {}  # (rows, tokens of prompts)
+            self._positions = model.config.max_positions
             self._beside = dict.fromkeys(self._ladder, LEAST_TOKENS)
             self._prompt_times: dict[int, float] = {}
+            self._stream.wait_stream(torch.cuda.current_stream())  # on which all that was made
             unused, _ = torch.cuda.mem_get_info()
             if graphs:
                 self._capture()
@@ -304,7 +306,6 @@ class CudaRunner:
         """The largest first: the smaller ones find room in its memory. Prompts beside running sequences only as far as
         nobody waits too long for it."""
         pool = torch.cuda.graph_pool_handle()
-        self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for tokens in reversed(PROMPT_STEPS):
                 self._graphs[0, tokens] = self._captured(self._captured_size(0, tokens), pool)
@@ -324,7 +325,10 @@ class CudaRunner:
             self._graphs[rows, tokens] = beside
             self._beside[rows] = tokens
         for tokens in MORE_TOKENS:
-            if tokens <= self.prefill_tokens and idle + self._prompt_milliseconds(tokens) < BESIDE_SHARE * idle:
+            if (
+                tokens <= min(self.prefill_tokens, self._positions)
+                and idle + self._prompt_milliseconds(tokens) < BESIDE_SHARE * idle
+            ):
                 self._beside[rows] = tokens
 
     def _lengthen(self, sent: Tensor, size: Size) -> None:

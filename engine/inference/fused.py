@@ -23,7 +23,8 @@ GROUPED = (1, 2, 4, 8)  # query heads that share a key head
 LOG2_E = 1.4426950408889634  # the attention kernel counts in powers of two
 NORM_THREADS = 512
 HEADS_A_BLOCK = 4  # one warp a head
-HEAD_ROWS = 64
+HEAD_ROWS = 64  # the head is padded to a multiple of these
+STEADY_ROWS = 64  # of a library's product where a row may not depend on who is beside it
 
 # attend(layer, queries [rows, heads, head_dim], out [rows, heads·head_dim]): fills its rows of `out`
 Attend = Callable[[int, Tensor, Tensor], None]
@@ -113,27 +114,44 @@ class Fused:
         config, product = self.config, None
         for index, layer in enumerate(self._layers):
             normed = self._add_norm(x, product, layer.input_norm, layer.qkv)
-            queries = self._placed(index, layer, _product(layer.qkv, normed), step)
+            queries = self._placed(index, layer, self._product(layer.qkv, normed), step)
             seen = torch.empty(len(x), config.heads * config.head_dim, dtype=self.dtype, device=self.device)
             for attend in step.attend:
                 attend(index, queries, seen)
-            product = _product(layer.output, seen)
+            product = self._product(layer.output, seen)
             normed = self._add_norm(x, product, layer.mlp_norm, layer.gate_up)
-            product = _product(layer.down, _activation(layer, normed, len(x)))
+            product = self._product(layer.down, self._activation(layer, normed, len(x)))
         last = self._add_norm(x, product, self._model.norm, None)
         assert isinstance(last, Tensor)
         return last
 
     def scores(self, normed: Tensor) -> Tensor:
         """[rows, hidden] → [rows, vocab_size and what pads it]."""
-        if self.int4.deterministic:
-            return torch.cat([self._scores_of(part) for part in torch.split(normed, HEAD_ROWS)])
-        return F.linear(normed, self._head)
+        return self._by_library(self._head, normed)
 
-    def _scores_of(self, normed: Tensor) -> Tensor:
-        """Always for `HEAD_ROWS` rows at once, so that the library takes the same path whatever their number."""
-        whole = torch.cat((normed, normed.new_zeros(HEAD_ROWS - len(normed), normed.shape[1])))
-        return F.linear(whole, self._head)[: len(normed)]
+    def _product(self, linear: nn.Module, x: Tensor | Tiles) -> Product:
+        if isinstance(linear, Int4Linear):
+            return linear.product(x)
+        assert isinstance(x, Tensor)
+        return Product(self._by_library(_float_weight(linear), x), 0)
+
+    def _activation(self, layer: Layer, normed: Tensor | Tiles, rows: int) -> Tensor | Tiles:
+        if isinstance(layer.gate_up, Int4Linear):
+            wanted = layer.down.padded_rows(rows) if isinstance(layer.down, Int4Linear) else 0
+            return layer.gate_up.activation(normed, wanted)
+        assert isinstance(normed, Tensor)
+        gate, up = self._by_library(_float_weight(layer.gate_up), normed).chunk(2, -1)
+        return F.silu(gate) * up
+
+    def _by_library(self, weight: Tensor, x: Tensor) -> Tensor:
+        """x · weightᵀ. Deterministic: always `STEADY_ROWS` rows at once, so that the library takes one path."""
+        if not self.int4.deterministic:
+            return F.linear(x, weight)
+        parts = []
+        for part in torch.split(x, STEADY_ROWS):
+            whole = torch.cat((part, part.new_zeros(STEADY_ROWS - len(part), part.shape[1])))
+            parts.append(F.linear(whole, weight)[: len(part)])
+        return torch.cat(parts)
 
     def paged(self, slots: Tensor, lengths: Tensor, tables: Tensor, splits: int) -> Attend:
         """Attention of single tokens to the pages of their sequences. `slots`, `lengths`: int32 [rows]."""
@@ -232,22 +250,6 @@ class Fused:
             PAGE_TOKENS,
         )
         return queries
-
-
-def _product(linear: nn.Module, x: Tensor | Tiles) -> Product:
-    if isinstance(linear, Int4Linear):
-        return linear.product(x)
-    assert isinstance(x, Tensor)
-    return Product(linear(x), 0)
-
-
-def _activation(layer: Layer, normed: Tensor | Tiles, rows: int) -> Tensor | Tiles:
-    if isinstance(layer.gate_up, Int4Linear):
-        wanted = layer.down.padded_rows(rows) if isinstance(layer.down, Int4Linear) else 0
-        return layer.gate_up.activation(normed, wanted)
-    gate, up = layer.gate_up(normed).chunk(2, -1)
-    activation: Tensor = F.silu(gate) * up
-    return activation
 
 
 def _interleave(layer: Layer) -> None:

@@ -21,6 +21,7 @@ from engine.errors import BackendError
 
 SOURCES = Path(__file__).parent / "cuda"
 OLDEST = (8, 0)  # compute capability; below it there is no mma of bf16 and no cp.async
+NO_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 PROGRAMMATIC = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: our kernels begin before the last has ended
 MAX_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 PLAIN_SHARED_BYTES = 48 * 1024  # more must be asked for
@@ -182,6 +183,8 @@ def _nvrtc() -> ctypes.CDLL:
 
 
 def _check(result: int, what: str) -> None:
+    if result == NO_MEMORY:
+        raise torch.OutOfMemoryError(f"The card has no memory left for {what}.")
     if result:
         said = ctypes.c_char_p()
         _driver().cuGetErrorString(result, ctypes.byref(said))
