@@ -133,7 +133,7 @@ _OPTIONS = {
         "off",
     ),
     "deterministic": _Option(
-        _yes_or_no, "on a card, the same seed gives the same text whatever else is translated meanwhile; slower", alone="true"
+        _yes_or_no, "on a card: the same seed, the same text, whatever else is translated; slower", alone="true"
     ),
     "max_concurrent": _Option(
         _or_none("auto", _number(1, 1024)), "segments translated at once: auto or a number", "auto"
