@@ -25,7 +25,8 @@ BURST = range(100, 112)  # of every 300
 ARRIVAL_SECONDS = 0.002  # between two requests, on average
 CANCEL_SECONDS = 0.03  # after a request, on average
 # Two scores so near each other are a tie, which rounding decides. bf16 has three bits less than fp16.
-TIES = {torch.float16: 1e-2, torch.bfloat16: 8e-2}
+# Each run is off by up to 2 % (bf16) of scores whose deviation is one, and of hundreds of ties the widest counts.
+TIES = {torch.float16: 2.5e-2, torch.bfloat16: 0.2}
 NO_STOPS = frozenset()
 RUNNERS = {
     "fp16": (torch.float16, False),
@@ -139,6 +140,7 @@ def test_a_thousand_requests_of_which_a_third_are_cancelled(runners, batch, smal
         )
     dtype, deterministic = RUNNERS[name]
     assert worst <= TIES[dtype]
+    assert ties <= len(survivors) // 10
     assert ties == 0 or not deterministic
 
 
@@ -285,7 +287,9 @@ def test_a_card_that_is_full_recovers_when_it_is_not(batch):
         answers = [ask(batcher, *request) for request in long]
         told = [answer.wait().error for answer in answers]
         assert any(told), "there was room enough after all"
-        assert all("too little memory" in str(error) for error in told if error)
+        assert all("too little memory" in str(error) for error in told if error), [
+            (error, error.__cause__) for error in told if error
+        ]
         at_rest(batcher)
     finally:
         held.clear()
@@ -314,8 +318,9 @@ def test_an_error_of_a_step_is_told_to_those_in_it_and_the_next_are_served(runne
 def test_closing_while_many_run_tells_each_and_leaves_the_runner_whole(runners, batch):
     runner = runners("bf16 steady")
     true = alone(batch(runner), [(some_ids(30), 30)])
-    floor = floor_bytes()
     batcher = batch(runner)
+    ask(batcher, some_ids(400), 2).wait()  # longer than any captured step: what the library keeps for this thread
+    floor = floor_bytes()
     answers = [ask(batcher, some_ids(30, number), 400) for number in range(40)]
     soon(lambda: batcher.running and any(answer.tokens for answer in answers))
     began = time.perf_counter()
