@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine.backends import local
 from engine.backends.local import LocalBackend
 from engine.config import Config
 from engine.errors import BackendError, ConfigError, ModelNotFound, TextTooLong, UnsupportedModel
@@ -316,6 +317,15 @@ def test_int8_of_a_model_that_is_not_stored_so_is_refused_with_what_to_do(tiny_c
 def test_a_card_that_is_not_there_is_refused_with_how_many_there_are(tiny_checkpoint):
     with pytest.raises(ConfigError, match=r"no device 'cuda:7': .* 0 CUDA cards; use --devices cpu"):
         LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cuda:7"))
+
+
+def test_a_hub_model_is_asked_for_once_and_its_licence_said_once(tiny_checkpoint, monkeypatch, caplog):
+    asked = []
+    monkeypatch.setattr(loader, "snapshot_download", lambda name, **_: asked.append(name) or str(tiny_checkpoint))
+    loaded, _ = local.prepared(Config(model="tencent/HY-MT1.5-1.8B", devices="cpu"))
+    assert loaded.info.name == "tencent/HY-MT1.5-1.8B"
+    assert asked == ["tencent/HY-MT1.5-1.8B"]
+    assert sum("Tencent HY Community License" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_a_hub_model_without_a_network_is_told_at_once_after_its_licence(tmp_path, monkeypatch, caplog):

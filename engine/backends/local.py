@@ -169,7 +169,7 @@ def prepared(config: Config) -> tuple[Loaded, LoadPlan]:
     if config.max_vram_gb is not None and plan.device != "cpu":
         _set_ceiling(config.max_vram_gb, plan)
     linear = None if plan.weights != "gptq-int4" else Int4Linear if plan.kernels else Int4Held
-    return load(config.model, plan.device, config.precision, linear), plan
+    return load(config.model, plan.device, config.precision, linear, folder), plan
 
 
 def runner_of(loaded: Loaded, plan: LoadPlan, config: Config) -> Runner:
@@ -190,7 +190,7 @@ def runner_of(loaded: Loaded, plan: LoadPlan, config: Config) -> Runner:
                 "--backend onnx."
             ) from error
         return OpenVinoRunner(model, plan.slots, plan.pages, plan.threads, plan.graphs)
-    if not plan.kernels or model.norm.weight.dtype == torch.float32:
+    if not plan.kernels:
         return TorchRunner(model, plan.slots, plan.pages)
     if plan.weights == "gptq-int4" and any(isinstance(module, nn.Linear) for module in model.layers.modules()):
         raise UnsupportedModel(

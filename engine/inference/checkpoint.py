@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from engine.errors import ModelNotFound, UnsupportedModel
 from engine.inference import gptq
 from engine.inference.gptq import GptqConfig, Int4Weight
-from engine.inference.int8 import Int8Embedding, Int8Linear, Int8Rows, dequantize_rows, quantize_rows
+from engine.inference.int8 import Int8Embedding, Int8Linear, float_weight, quantize_rows
 from engine.inference.model import HunYuanDense, ModelConfig, effective_rope_base
 from engine.shape import MAX_POSITIONS
 
@@ -162,7 +162,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for place, names in _names(model):
-        weight = _float_weight(model.get_submodule(place))
+        weight = float_weight(model.get_submodule(place))
         for name, part in zip(names, torch.split(weight, _widths(model.config, place, weight)), strict=True):
             if dtype == torch.int8 and part.ndim == 2:
                 tensors[name + ".weight"], tensors[name + ".weight_scale"] = (
@@ -301,13 +301,6 @@ def _check_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def _float_weight(module: nn.Module) -> Tensor:
-    if isinstance(module, Int8Rows):
-        return dequantize_rows(module.weight, module.scale, torch.float32)
-    assert isinstance(module.weight, Tensor)
-    return module.weight.detach()
 
 
 def _replace(model: nn.Module, place: str, module: nn.Module) -> None:

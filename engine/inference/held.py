@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.inference.gptq import Int4Weight
-from engine.inference.int8 import Int8Rows, dequantize_rows
+from engine.inference.int8 import Int8Rows, float_weight
 from engine.inference.model import HunYuanDense
 
 HEAD_GROUP = 64
@@ -31,13 +31,6 @@ def int4_weights(model: HunYuanDense) -> list[Int4Weight]:
 def float_head(model: HunYuanDense) -> Tensor:
     """[vocab_size, hidden_size], whatever it is stored as."""
     return float_weight(model.embedding if model.head is None else model.head)
-
-
-def float_weight(module: nn.Module) -> Tensor:
-    if isinstance(module, Int8Rows):
-        return dequantize_rows(module.weight, module.scale, torch.float32)
-    assert isinstance(module.weight, Tensor)
-    return module.weight.detach()
 
 
 def round_groups(weight: Tensor, group: int) -> Int4Weight:

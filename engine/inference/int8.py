@@ -60,3 +60,11 @@ class Int8Embedding(Int8Rows):
 
     def project(self, x: Tensor) -> Tensor:
         return self.product(x)
+
+
+def float_weight(module: nn.Module) -> Tensor:
+    """The matrix of a linear layer or embedding in a float dtype, [out, in]; INT8 rows are widened to fp32."""
+    if isinstance(module, Int8Rows):
+        return dequantize_rows(module.weight, module.scale, torch.float32)
+    assert isinstance(module.weight, Tensor)
+    return module.weight.detach()

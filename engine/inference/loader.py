@@ -48,15 +48,17 @@ class Loaded:
     sampling: Sampling  # as the checkpoint recommends
 
 
-def load(name: str, device: str, precision: str, linear: MakeLinear | None = None) -> Loaded:
+def load(
+    name: str, device: str, precision: str, linear: MakeLinear | None = None, folder: Path | None = None
+) -> Loaded:
     """`name`: a folder, or a hub id (downloaded once, into the hub's own cache). `device`: auto, cpu, cuda:N.
     `precision`: auto, fp32, bf16, fp16, int8, int4. With auto and int4 the matrices of an INT4 checkpoint are what
-    `linear` makes of them; without it, and with the others, they are widened.
+    `linear` makes of them; without it, and with the others, they are widened. `folder`: where `folder_of` has found it.
 
     Raises `ModelNotFound`, `UnsupportedModel`, or `ConfigError` for a device that is not there or too small.
     """
     device = _device(device)
-    folder = folder_of(name)
+    folder = folder or folder_of(name)
     config = read_config(folder)
     if precision not in KEPT_PRECISIONS:
         linear = None

@@ -23,8 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from engine.inference.gptq import Int4Weight
-from engine.inference.held import HEAD_GROUP, Int4Held, float_head, float_weight, int4_weights, round_groups
-from engine.inference.int8 import Int8Rows, quantize_rows
+from engine.inference.held import HEAD_GROUP, Int4Held, float_head, int4_weights, round_groups
+from engine.inference.int8 import Int8Rows, float_weight, quantize_rows
 from engine.inference.model import HunYuanDense, Layer, ModelConfig, RMSNorm
 
 SCORES = "scores"

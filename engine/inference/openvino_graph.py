@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.inference.gptq import Int4Weight
-from engine.inference.held import HEAD_GROUP, Int4Held, float_head, float_weight, int4_weights, round_groups
-from engine.inference.int8 import Int8Rows, quantize_rows
+from engine.inference.held import HEAD_GROUP, Int4Held, float_head, int4_weights, round_groups
+from engine.inference.int8 import Int8Rows, float_weight, quantize_rows
 from engine.inference.model import HunYuanDense, Layer, ModelConfig, RMSNorm
 from engine.inference.openvino_api import Constant, PagedAttention, op, ov
 
