@@ -247,6 +247,7 @@ class CudaRunner:
                 self._send_table(slot, table)
             plan[:, row] = slot, table.length, table.position, place, table.pages[place]
             self._lengths[slot] = table.length + 1
+        places[:], end_slots[:] = self.pages * PAGE_TOKENS, self.slots
         if chunks:
             self._pack_chunks(size, chunks, ids, positions, places, ends, end_slots, tiles.reshape(-1, 4), chunk_tables)
         return packed
@@ -263,7 +264,6 @@ class CudaRunner:
         tiles: Ints,
         tables: Ints,
     ) -> None:
-        places[:], end_slots[:] = self.pages * PAGE_TOKENS, self.slots
         tables = tables.reshape(size.chunks, size.pages)
         at = tile = ended = 0
         for index, chunk in enumerate(chunks):
@@ -355,10 +355,6 @@ class CudaRunner:
 
     def _captured(self, size: Size, pool: Any) -> _Graph:
         sent = torch.from_numpy(self._packed(size, (), (), ())).to(self.device)
-        if size.tokens:
-            _, _, _, places, _, end_slots, _, _ = torch.split(sent, size.parts)
-            places.fill_(self.pages * PAGE_TOKENS)
-            end_slots.fill_(self.slots)
         self._compute(size, sent, CAPTURED)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool, stream=self._stream):

@@ -20,7 +20,6 @@ from torch import Tensor
 from engine.errors import BackendError
 
 SOURCES = Path(__file__).parent / "cuda"
-OLDEST = (8, 0)  # compute capability; below it there is no mma of bf16 and no cp.async
 NO_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 PROGRAMMATIC = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: our kernels begin before the last has ended
 MAX_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
