@@ -384,3 +384,21 @@ def test_weights_that_do_not_fit_the_device_are_said_in_a_sentence(
     monkeypatch.setattr(loader, "load_model", full)
     with pytest.raises(ConfigError, match="do not fit the memory of cpu as"):
         LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cpu"))
+
+
+def test_the_first_token_and_the_end_wait_for_nobody_and_what_is_between_is_told_once_a_paint():
+    async def go():
+        outbox = local._Outbox(asyncio.get_running_loop(), paint_seconds=60)
+        one, other = asyncio.Queue(), asyncio.Queue()
+        outbox.put(one, (1, None, None), at_once=True)
+        await asyncio.sleep(0.01)
+        assert one.qsize() == 1
+        for token in (2, 3):
+            outbox.put(one, (token, None, None), at_once=False)
+        await asyncio.sleep(0.05)
+        assert one.qsize() == 1
+        outbox.put(other, (1, None, None), at_once=True)
+        await asyncio.sleep(0.01)
+        assert (one.qsize(), other.qsize()) == (3, 1)
+
+    asyncio.run(go())

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 import torch
 
@@ -24,6 +25,7 @@ GOOD_STEPS = 1_000  # after which twice as many may run again: 5 to 50 s after a
 # How a RuntimeError says that there is no memory, where it is not `torch.OutOfMemoryError`
 NO_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # for want of memory, as a rule
     "CUDA error: out of memory",  # past torch's allocator: graphs, events, pinned memory
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",  # Windows
@@ -83,7 +85,7 @@ class Batcher:
         self._running: list[Generation] = []  # who came first stands first; only the last may have ids left
         self._most_running = runner.slots  # fewer after the device ran out of memory
         self._good_steps = 0  # since then
-        self._free_slots = list(reversed(range(runner.slots)))
+        self._free_slots = list(range(runner.slots))  # a heap
         self._unread: list[tuple[Pending, list[Generation]]] = []  # the step launched, and whom its tokens are for
         self._preempted = self._computed_tokens = self._shared_tokens = 0
         self._wake = threading.Condition()
@@ -249,7 +251,7 @@ class Batcher:
                 return None
             self._waiting.popleft()
         self._running.append(sequence)  # before all that may fail
-        sequence.slot = self._free_slots.pop()
+        sequence.slot = heappop(self._free_slots)  # the lowest: the ONNX runner computes all up to the highest
         sequence.taken, sequence.launched = sequence.table.length, len(sequence.made)
         self._shared_tokens += sequence.taken
         self._runner.begin(sequence.slot, sequence.sampling, sequence.ids, len(sequence.made))
@@ -287,7 +289,7 @@ class Batcher:
         assert sequence.table
         self._pages.close(sequence.table)
         sequence.table = None
-        self._free_slots.append(sequence.slot)
+        heappush(self._free_slots, sequence.slot)
         self._running.remove(sequence)
 
     def _preempt(self, sequence: Generation) -> None:

@@ -9,6 +9,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -109,7 +110,7 @@ class CudaRunner:
         self._table_pages = pages_of(sequence_tokens) + 1
         with torch.cuda.device(self.device):
             before = torch.cuda.memory_allocated()
-            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._stream = _stream_of(self.device)
             self._fused = Fused(model, pages, fp8, deterministic)
             self._sampler = CudaSampler(
                 2 * slots + BESIDE_CHUNKS, model.config.vocab_size, self.device, self._fused.dtype
@@ -117,7 +118,7 @@ class CudaRunner:
             self._tables = torch.full((slots + 1, self._table_pages), pages, dtype=torch.int32, device=self.device)
             self._lengths = [-1] * (slots + 1)  # of each slot's table, as the card has it after the last step
             self._ladder = sorted({*(rows for rows in graphs if rows < slots), slots})
-            self._graphs: dict[tuple[int, int], _Graph] = {}  # (rows, tokens of prompts)
+            self._graphs: dict[Size, _Graph] = {}
             self._positions = model.config.max_positions
             self._beside = dict.fromkeys(self._ladder, LEAST_TOKENS)
             self._prompt_times: dict[int, float] = {}
@@ -157,13 +158,15 @@ class CudaRunner:
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
             size = self._size(chunks, len(slots))
             sent = torch.from_numpy(self._packed(size, chunks, slots, tables)).pin_memory()
-            captured = self._graphs.get((size.rows, size.tokens)) if kind != "any" else None
+            captured = self._graphs.get(size) if kind != "any" else None
             if captured is not None:
                 captured.sent.copy_(sent, non_blocking=True)
                 captured.graph.replay()
                 tokens = captured.tokens
             else:
                 tokens = self._compute(size, sent.to(self.device, non_blocking=True), kind)
+            for slot, table in zip(slots, tables, strict=True):
+                self._lengths[slot] = table.length + 1
             return self._returned(tokens, size.rows, len(slots), len(ending))
 
     # ------------------------------------------------------------------------------------------------------- a step
@@ -214,8 +217,8 @@ class CudaRunner:
         tokens = sum(len(chunk.ids) for chunk in chunks)
         if len(chunks) <= BESIDE_CHUNKS:
             for room in PROMPT_STEPS if rung == 0 else (full - rung for full in FULL_STEPS):
-                if tokens <= room and (rung, room) in self._graphs:
-                    return self._captured_size(rung, room)
+                if tokens <= room and (captured := self._captured_size(rung, room)) in self._graphs:
+                    return captured
         width = max(pages_of(chunk.table.length + len(chunk.ids)) for chunk in chunks)
         tiles = sum(-(-len(chunk.ids) // self._tile_tokens) for chunk in chunks)
         return Size(rung, tokens, len(chunks), sum(chunk.last for chunk in chunks), tiles, width)
@@ -246,7 +249,6 @@ class CudaRunner:
             if self._lengths[slot] != table.length:
                 self._send_table(slot, table)
             plan[:, row] = slot, table.length, table.position, place, table.pages[place]
-            self._lengths[slot] = table.length + 1
         places[:], end_slots[:] = self.pages * PAGE_TOKENS, self.slots
         if chunks:
             self._pack_chunks(size, chunks, ids, positions, places, ends, end_slots, tiles.reshape(-1, 4), chunk_tables)
@@ -308,22 +310,23 @@ class CudaRunner:
         pool = torch.cuda.graph_pool_handle()
         with torch.cuda.stream(self._stream):
             for tokens in reversed(PROMPT_STEPS):
-                self._graphs[0, tokens] = self._captured(self._captured_size(0, tokens), pool)
+                size = self._captured_size(0, tokens)
+                self._graphs[size] = self._captured(size, pool)
             for rows in reversed(self._ladder):
-                self._graphs[rows, 0] = self._captured(Size(rows), pool)
+                self._graphs[Size(rows)] = self._captured(Size(rows), pool)
                 self._capture_beside(rows, pool)
             self._stream.synchronize()
 
     def _capture_beside(self, rows: int, pool: Any) -> None:
-        idle = self._milliseconds(self._graphs[rows, 0].graph.replay)
-        for tokens in (full - rows for full in FULL_STEPS if full - rows >= LEAST_TOKENS):
-            beside = self._captured(self._captured_size(rows, tokens), pool)
-            first = not any(other for running, other in self._graphs if running == rows)
-            self._lengthen(beside.sent, self._captured_size(rows, tokens))
-            if not first and self._milliseconds(beside.graph.replay) > BESIDE_SHARE * idle:
+        idle = self._milliseconds(self._graphs[Size(rows)].graph.replay)
+        sizes = [self._captured_size(rows, full - rows) for full in FULL_STEPS if full - rows >= LEAST_TOKENS]
+        for size in sizes:
+            beside = self._captured(size, pool)
+            self._lengthen(beside.sent, size)
+            if size != sizes[0] and self._milliseconds(beside.graph.replay) > BESIDE_SHARE * idle:
                 break
-            self._graphs[rows, tokens] = beside
-            self._beside[rows] = tokens
+            self._graphs[size] = beside
+            self._beside[rows] = size.tokens
         for tokens in MORE_TOKENS:
             if (
                 tokens <= min(self.prefill_tokens, self._positions)
@@ -357,7 +360,7 @@ class CudaRunner:
         sent = torch.from_numpy(self._packed(size, (), (), ())).to(self.device)
         self._compute(size, sent, CAPTURED)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
             tokens = self._compute(size, sent, CAPTURED)
         return _Graph(graph, sent, tokens)
 
@@ -371,3 +374,9 @@ class CudaRunner:
         ended.synchronize()
         milliseconds: float = began.elapsed_time(ended) / 3
         return milliseconds
+
+
+@cache
+def _stream_of(device: str) -> torch.cuda.Stream:
+    """One for all runners of a card, since cuBLAS keeps a workspace for each stream that it has seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -383,7 +383,7 @@ class Kernels:
         """In a graph, as it will run: launching one by one from Python takes longer than the kernels do."""
         work(alike[0])
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             for index in range(TIMED_LAUNCHES):
                 work(alike[index % len(alike)])
         times: list[float] = []

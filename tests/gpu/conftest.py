@@ -121,7 +121,7 @@ class ListeningRunner(CudaRunner):
     replayed = 0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._heard: dict[tuple[int, int], Tensor] = {}
+        self._heard: dict[Size, Tensor] = {}
         with patch.object(cuda_runner, "CudaSampler", ListeningSampler):
             super().__init__(*arguments, **options)
 
@@ -129,7 +129,7 @@ class ListeningRunner(CudaRunner):
         graph = super()._captured(size, pool)
         assert isinstance(self._sampler, ListeningSampler)
         assert self._sampler.heard is not None
-        self._heard[size.rows, size.tokens] = self._sampler.heard
+        self._heard[size] = self._sampler.heard
         return graph
 
     def step(self, chunks: Sequence[Chunk], slots: Sequence[int], tables: Sequence[Table]) -> Launched:
@@ -140,7 +140,7 @@ class ListeningRunner(CudaRunner):
         ended = sum(chunk.last for chunk in chunks)
         heard = self._sampler.heard
         if heard is None and ended + len(slots):
-            heard = self._heard[size.rows, size.tokens]
+            heard = self._heard[size]
             self.replayed += 1
         launched.ready.synchronize()
         if heard is not None:

@@ -24,9 +24,11 @@ LONGEST_PROMPT, LONGEST_ANSWER, LONG_ANSWER = 300, 40, 300
 BURST = range(100, 112)  # of every 300
 ARRIVAL_SECONDS = 0.002  # between two requests, on average
 CANCEL_SECONDS = 0.03  # after a request, on average
-# Two scores so near each other are a tie, which rounding decides. bf16 has three bits less than fp16.
-# Each run is off by up to 2 % (bf16) of scores whose deviation is one, and of hundreds of ties the widest counts.
+# Two scores so near each other are a tie, which rounding decides; and the share of answers that may meet one. bf16 has
+# three bits less than fp16: each run is off by up to 2 % of scores whose deviation is one, and of hundreds of ties the
+# widest counts.
 TIES = {torch.float16: 2.5e-2, torch.bfloat16: 0.2}
+MOST_TIES = {torch.float16: 0.15, torch.bfloat16: 0.5}
 NO_STOPS = frozenset()
 RUNNERS = {
     "fp16": (torch.float16, False),
@@ -140,7 +142,7 @@ def test_a_thousand_requests_of_which_a_third_are_cancelled(runners, batch, smal
         )
     dtype, deterministic = RUNNERS[name]
     assert worst <= TIES[dtype]
-    assert ties <= len(survivors) // 10
+    assert ties <= MOST_TIES[dtype] * len(survivors)
     assert ties == 0 or not deterministic
 
 
@@ -262,14 +264,15 @@ def test_what_is_too_large_for_the_card_even_alone_is_told_and_the_others_go_on(
     at_rest(batcher)
 
 
-def full_card():
-    """All of it, but for what is smaller than two megabytes."""
+def full_card(stream):
+    """All of it, with what the allocator keeps for this stream, but for what is smaller than a megabyte."""
     held, size = [], 8 << 30
-    while size >= 2 << 20:
-        try:
-            held.append(torch.empty(size, dtype=torch.uint8, device=CARD))
-        except torch.OutOfMemoryError:
-            size //= 2
+    with torch.cuda.stream(stream):
+        while size > 1 << 20:
+            try:
+                held.append(torch.empty(size, dtype=torch.uint8, device=CARD))
+            except torch.OutOfMemoryError:
+                size //= 2
     return held
 
 
@@ -282,7 +285,7 @@ def test_a_card_that_is_full_recovers_when_it_is_not(batch):
     long, short = [(some_ids(3_000 + number, number), 10) for number in range(3)], (some_ids(20), 30)
     true = alone(batcher, [*long, short])  # every kernel is loaded, and libraries have what they keep
     clear()
-    held = full_card()
+    held = full_card(runner._stream)
     try:
         answers = [ask(batcher, *request) for request in long]
         told = [answer.wait().error for answer in answers]

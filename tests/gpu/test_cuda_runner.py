@@ -58,6 +58,27 @@ def test_prompts_of_any_length_go_through_one_step(runner, small):
     small.assert_near(texts)
 
 
+@pytest.mark.parametrize("rows", [0, 2])
+def test_more_prompts_than_a_captured_step_takes_though_not_more_tokens(runner, small, rows):
+    driven, running = Driven(runner), texts_of([40, 90][:rows], later=12)
+    coming = texts_of([64 - rows - 50, 10, 11, 9, 12, 8], later=3)
+    assert sum(text.prompt for text in coming) == 64 - rows
+    for text in running:
+        driven.step([(text, 10**6)])
+    before = runner.replayed
+    driven.step([(text, 10**6) for text in coming], running)
+    assert runner.replayed == before
+    driven.travel([*running, *coming])
+    small.assert_near([*running, *coming])
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_a_runner_of_few_slots(small, slots):
+    texts = texts_of([40, 5, 300][:slots], later=12)
+    Driven(listening(random_model(SMALL, torch.bfloat16, Int4Linear), slots=slots)).travel(texts)
+    small.assert_near(texts)
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 32, 64, 100, 128])
 def test_a_prompt_in_chunks_of_any_size(runner, captured, small, chunk):
     driven, texts = Driven(runner), texts_of([1, 130, 257] if chunk == 1 else [1, 130, 700])

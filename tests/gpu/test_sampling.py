@@ -1,9 +1,6 @@
 """On a card: the kernel that chooses tokens against the torch sampler, which is its reference, token by token."""
 
 import random
-import time
-from dataclasses import replace
-from statistics import median
 
 import pytest
 import torch
@@ -14,9 +11,7 @@ from engine.types import Sampling
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(120)]  # the first kernel of a process takes seconds
 CARD = "cuda:0"
-HY_MT = Sampling(temperature=0.7, top_p=0.6, top_k=20, repetition_penalty=1.05)
 VOCABULARY = 128_167  # of HY-MT; odd, so that rows begin at any address
-MOST_BEGIN_US = 40
 REFERENCE = {"greedy": "greedy", "top_k": "any"}  # sorting all keeps the order of equals, which the torch top-k may not
 
 
@@ -149,47 +144,6 @@ def test_a_graph_chooses_what_the_torch_sampler_chooses():
         graph.replay()
         true = theirs.choose(scores, slots.long(), "any")
         assert chosen[:5].tolist() == true[:5].tolist(), f"step {step}"
-
-
-@pytest.mark.parametrize(("rows", "most_us"), [(1, 25), (128, 120)])
-def test_a_choice_takes_little_of_a_step(rows, most_us, capsys):
-    calls = 100
-    sampler = CudaSampler(rows, VOCABULARY, CARD, torch.bfloat16)
-    for slot in range(rows):
-        sampler.begin(slot, replace(HY_MT, seed=slot), range(300), 0)
-    scores = some_scores(rows, VOCABULARY, 0, padding=25)
-    slots = torch.arange(rows, dtype=torch.int32, device=CARD)
-    times = {}
-    for kind in ("greedy", "top_k"):
-        sampler.choose(scores, slots, kind)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(calls):
-                sampler.choose(scores, slots, kind)
-        graph.replay()
-        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        began.record()
-        graph.replay()
-        ended.record()
-        ended.synchronize()
-        times[kind] = began.elapsed_time(ended) * 1000 / calls
-    with capsys.disabled():
-        print(f"\n{rows} rows: " + ", ".join(f"{kind} {time:.1f} µs" for kind, time in times.items()))
-    assert max(times.values()) <= most_us
-
-
-@pytest.mark.parametrize("prompt_tokens", [200, 1_000])
-def test_a_sequence_begins_in_little_time_of_the_host(prompt_tokens, capsys):
-    """The median of as many as may arrive at once, who all wait for each other's beginning."""
-    sampler = CudaSampler(128, VOCABULARY, CARD, torch.bfloat16)
-    prompt, times = list(range(1, VOCABULARY, 97))[:prompt_tokens], []
-    for slot in range(128):
-        began = time.perf_counter()
-        sampler.begin(slot, HY_MT, prompt, 0)
-        times.append((time.perf_counter() - began) * 1e6)
-    with capsys.disabled():
-        print(f"\nprompt of {prompt_tokens} tokens: {median(times):.0f} µs of the host, at most {max(times):.0f} µs")
-    assert median(times) <= MOST_BEGIN_US
 
 
 def test_scores_of_another_type_are_refused():
