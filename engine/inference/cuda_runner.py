@@ -37,7 +37,7 @@ LEAST_TOKENS = 16
 MORE_TOKENS = (256, 512, 1_024)  # … and tokens in a step launched kernel by kernel, …
 BESIDE_SHARE = 2.8  # … if it takes less than this many times a step without: a token comes within 3 × idle
 LONG_PROMPT = 2_048  # tokens that stand before those, when that is timed
-BLOCKS_WANTED = 512  # of the attention kernel: four for each processor of a large card
+BLOCKS_WANTED = 512  # of the attention kernels: four for each processor of a large card
 MOST_SPLITS = 16
 DETERMINISTIC_SPLITS = 4
 
@@ -107,6 +107,7 @@ class CudaRunner:
         self.slots, self.pages, self.prefill_tokens = slots, pages, prefill_tokens
         self.device = str(model.norm.weight.device)
         self._deterministic = deterministic
+        self._sequence_tokens = min(sequence_tokens, model.config.max_positions)
         self._table_pages = pages_of(sequence_tokens) + 1
         with torch.cuda.device(self.device):
             before = torch.cuda.memory_allocated()
@@ -119,7 +120,6 @@ class CudaRunner:
             self._lengths = [-1] * (slots + 1)  # of each slot's table, as the card has it after the last step
             self._ladder = sorted({*(rows for rows in graphs if rows < slots), slots})
             self._graphs: dict[Size, _Graph] = {}
-            self._positions = model.config.max_positions
             self._beside = dict.fromkeys(self._ladder, LEAST_TOKENS)
             self._prompt_times: dict[int, float] = {}
             self._stream.wait_stream(torch.cuda.current_stream())  # on which all that was made
@@ -178,7 +178,10 @@ class CudaRunner:
         x = torch.empty(count, fused.config.hidden_size, dtype=fused.dtype, device=self.device)
         step_positions = torch.empty(count, dtype=torch.int32, device=self.device)
         step_places = torch.empty(count, dtype=torch.int64, device=self.device)
-        step = Step(step_positions, step_places, attend := [])
+        wanted = None
+        if size.tokens:
+            wanted = torch.cat((torch.arange(size.rows, dtype=torch.int32, device=self.device), ends))
+        step = Step(step_positions, step_places, attend := [], wanted)
         slots = end_slots
         if size.rows:
             row_slots, lengths = fused.begin_decode(plan.view(5, -1), self._sampler.tokens, self._tables, x, step)
@@ -191,23 +194,22 @@ class CudaRunner:
             step_places[size.rows :] = places
             attend.append(self._prompts(size, tiles.view(-1, 4), tables.view(size.chunks, -1)))
         normed = fused.forward(x, step)
-        if size.tokens:
-            normed = torch.cat((normed[: size.rows], normed.index_select(0, ends)))
         if not len(slots):
             return torch.empty(0, dtype=torch.int64, device=self.device)
         return self._sampler.choose(fused.scores(normed), slots, kind)
 
     def _prompts(self, size: Size, tiles: Tensor, tables: Tensor) -> Callable[[int, Tensor, Tensor], None]:
         if not self._deterministic:
-            return self._fused.chunked(tiles, tables)
+            return self._fused.chunked(tiles, tables, self._splits(len(tiles)))
         # Every token a row of the other kernel: then what it sees does not depend on how its prompt was cut.
         rows, _, before, chunk = tiles.unbind(1)
         paged = self._fused.paged(chunk.contiguous(), (before + 1).contiguous(), tables, DETERMINISTIC_SPLITS)
         del rows
         return lambda layer, queries, out: paged(layer, queries[size.rows :], out[size.rows :])
 
-    def _splits(self, rows: int) -> int:
-        return max(1, min(MOST_SPLITS, BLOCKS_WANTED // (rows * self._fused.config.kv_heads)))
+    def _splits(self, blocks: int) -> int:
+        """Of the tokens looked back at, where so many blocks a key head have them whole."""
+        return max(1, min(MOST_SPLITS, BLOCKS_WANTED // (blocks * self._fused.config.kv_heads)))
 
     def _size(self, chunks: Sequence[Chunk], rows: int) -> Size:
         """The captured size that this step fits in, or its own."""
@@ -328,10 +330,8 @@ class CudaRunner:
             self._graphs[size] = beside
             self._beside[rows] = size.tokens
         for tokens in MORE_TOKENS:
-            if (
-                tokens <= min(self.prefill_tokens, self._positions)
-                and idle + self._prompt_milliseconds(tokens) < BESIDE_SHARE * idle
-            ):
+            fits = tokens <= min(self.prefill_tokens, self._sequence_tokens)
+            if fits and idle + self._prompt_milliseconds(tokens) < BESIDE_SHARE * idle:
                 self._beside[rows] = tokens
 
     def _lengthen(self, sent: Tensor, size: Size) -> None:
@@ -341,13 +341,17 @@ class CudaRunner:
         firsts = torch.arange(0, size.tokens, self._tile_tokens, dtype=torch.int32, device=self.device)
         own = tiles.view(-1, 4)[: len(firsts)]
         own[:, 0], own[:, 1] = size.rows + firsts, torch.clamp(size.tokens - firsts, max=self._tile_tokens)
-        before = max(0, min(LONG_PROMPT, PAGE_TOKENS * (self._table_pages - 1) - size.tokens))
-        own[:, 2], own[:, 3] = before + firsts, 0
+        own[:, 2], own[:, 3] = self._long_before(size.tokens) + firsts, 0
+
+    def _long_before(self, tokens: int) -> int:
+        """How many stand before the last `tokens` of a long prompt."""
+        return max(0, min(LONG_PROMPT, self._sequence_tokens - tokens))
 
     def _prompt_milliseconds(self, tokens: int) -> float:
-        """Of a step of one prompt alone, launched kernel by kernel."""
+        """Of a step of a long prompt's last tokens alone, launched kernel by kernel."""
         if tokens not in self._prompt_times:
-            scrap = Table([self.pages] * pages_of(tokens))
+            before = self._long_before(tokens)
+            scrap = Table([self.pages] * pages_of(before + tokens), before, before)
             chunk = Chunk(self.slots, [0] * tokens, scrap, last=False)
             self._prompt_times[tokens] = self._milliseconds(lambda: self._computed_alone(chunk))
         return self._prompt_times[tokens]

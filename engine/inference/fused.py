@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from engine.errors import UnsupportedModel
 from engine.inference import kernels
 from engine.inference.int4 import Int4Linear, Kernels, Product, Tiles
-from engine.inference.int8 import Int8Embedding, Int8Linear
 from engine.inference.kv_cache import PAGE_TOKENS
 from engine.inference.model import HunYuanDense, Layer, RMSNorm
 
@@ -38,6 +37,7 @@ class Step:
     positions: Tensor  # int32 [rows], for RoPE
     places: Tensor  # int64 [rows], where in the pages each one's key and value go: page · PAGE_TOKENS + token
     attend: Sequence[Attend]
+    wanted: Tensor | None  # int32, the rows after which scores are wanted; None: all
 
 
 class Fused:
@@ -110,20 +110,25 @@ class Fused:
         return slots, lengths
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
-        """Embeddings [rows, hidden], which are written over → the last norm's output [rows, hidden]."""
+        """Embeddings [rows, hidden], which are written over → the last norm's output [wanted rows, hidden]."""
         config, product = self.config, None
         for index, layer in enumerate(self._layers):
             normed = self._add_norm(x, product, layer.input_norm, layer.qkv)
             queries = self._placed(index, layer, self._product(layer.qkv, normed), step)
+            wanted = step.wanted if index == config.layers - 1 else None
+            if wanted is not None and not len(wanted):
+                return x[:0]  # keys and values were all
             seen = torch.empty(len(x), config.heads * config.head_dim, dtype=self.dtype, device=self.device)
             for attend in step.attend:
                 attend(index, queries, seen)
+            if wanted is not None:
+                x, seen = x.index_select(0, wanted), seen.index_select(0, wanted)
             product = self._product(layer.output, seen)
             normed = self._add_norm(x, product, layer.mlp_norm, layer.gate_up)
             product = self._product(layer.down, self._activation(layer, normed, len(x)))
-        last = self._add_norm(x, product, self._model.norm, None)
-        assert isinstance(last, Tensor)
-        return last
+        normed = self._add_norm(x, product, self._model.norm, None)
+        assert isinstance(normed, Tensor)
+        return normed
 
     def scores(self, normed: Tensor) -> Tensor:
         """[rows, hidden] → [rows, vocab_size and what pads it]."""
@@ -182,20 +187,25 @@ class Fused:
 
         return attend
 
-    def chunked(self, tiles: Tensor, tables: Tensor) -> Attend:
+    def chunked(self, tiles: Tensor, tables: Tensor, splits: int) -> Attend:
         """Attention of runs of prompts, each token to what stands before it. `tiles`: int32 [tiles, 4], up to
         `tile_tokens` tokens each: first row in the step, tokens, tokens in the cache before, row of `tables`."""
         config = self.config
+        cells = len(tiles) * config.kv_heads
+        partial = torch.empty(cells * splits * TILE_WARPS * 16 * (config.head_dim + 2), device=self.device)
+        done = torch.zeros(cells, dtype=torch.int32, device=self.device)
 
         def attend(layer: int, queries: Tensor, out: Tensor) -> None:
             self._kernels["attend_chunk"](
-                (len(tiles), config.kv_heads),
+                (splits, config.kv_heads, len(tiles)),
                 32 * TILE_WARPS,
                 queries,
                 self.cache[layer],
                 tables,
                 tiles,
                 out,
+                partial,
+                done,
                 config.head_dim**-0.5 * LOG2_E,
                 config.kv_heads,
                 tables.shape[1],
@@ -261,19 +271,16 @@ def _padded(model: HunYuanDense) -> tuple[Tensor, Tensor]:
     """(embedding, head), 16-bit [vocab_size, up to a multiple of HEAD_ROWS, hidden]: with a vocabulary of an odd number
     the library's products take a path four times as slow (128,167 ids, 32 rows, H200: 1.29 ms)."""
     embedding = model.embedding
-    table = embedding.wide if isinstance(embedding, Int8Embedding) else embedding.weight
-    head = table if model.head is None else _float_weight(model.head)
+    head = embedding.weight if model.head is None else _float_weight(model.head)
     short = -len(head) % HEAD_ROWS
     if not short:
-        return table, head
+        return embedding.weight, head
     padded = torch.cat((head, head.new_zeros(short, head.shape[1])))
-    if model.head is None and not isinstance(embedding, Int8Embedding):
+    if model.head is None:
         embedding.weight = nn.Parameter(padded[: len(head)], requires_grad=False)  # one matrix, not two
-        return embedding.weight, padded
-    return table, padded
+    return embedding.weight, padded
 
 
 def _float_weight(linear: nn.Module) -> Tensor:
-    weight = linear.wide if isinstance(linear, Int8Linear) else linear.weight
-    assert isinstance(weight, Tensor)
-    return weight
+    assert isinstance(linear.weight, Tensor)
+    return linear.weight

@@ -80,20 +80,26 @@ class Pages:
         assert not done.any(), "the next launch counts from nothing"
         return out
 
-    def attend_chunk(self, queries, tiles):
+    def attend_chunk(self, queries, tiles, splits):
+        cells, rows = len(tiles) * KV_HEADS, 16 * TILE_WARPS
+        partial = torch.full((cells * splits * rows * (self.head_dim + 2),), torch.nan, device=CARD)
+        done = torch.zeros(cells, dtype=torch.int32, device=CARD)
         out = torch.full((len(queries), self.heads * self.head_dim), torch.nan, dtype=self.dtype, device=CARD)
         self.kernels["attend_chunk"](
-            (len(tiles), KV_HEADS),
+            (splits, KV_HEADS, len(tiles)),
             32 * TILE_WARPS,
             queries,
             self.cache,
             self.tables,
             torch.tensor(tiles, dtype=torch.int32, device=CARD),
             out,
+            partial,
+            done,
             self.head_dim**-0.5 * LOG2_E,
             KV_HEADS,
             self.tables.shape[1],
         )
+        assert not done.any(), "the next launch counts from nothing"
         return out
 
 
@@ -171,11 +177,8 @@ def test_what_lies_behind_the_last_token_is_not_touched():
         pages.cache.copy_(kept)
 
 
-@pytest.mark.parametrize(("head_dim", "group"), SHAPES)
-@pytest.mark.parametrize(("dtype", "fp8"), FORMS)
-def test_tokens_of_a_prompt_see_all_before_them(head_dim, group, dtype, fp8):
-    pages = Pages(4, head_dim, group, dtype, fp8)
-    runs = [(0, 0, 1), (1, 0, 150), (2, 31, 70), (3, 333, 40)]  # table, tokens before, tokens
+def tiled(runs, group):
+    """(tiles, slots, lengths) of runs of (table, tokens before, tokens)."""
     tile_tokens = TILE_WARPS * 16 // group
     tiles, slots, lengths = [(0, 0, 0, 0)], [], []  # the first has no tokens: it pads
     for table, before, count in runs:
@@ -183,5 +186,23 @@ def test_tokens_of_a_prompt_see_all_before_them(head_dim, group, dtype, fp8):
             tiles.append((len(slots) + begin, end - begin, before + begin, table))
         slots += [table] * count
         lengths += range(before + 1, before + count + 1)
+    return tiles, slots, lengths
+
+
+@pytest.mark.parametrize(("head_dim", "group"), SHAPES)
+@pytest.mark.parametrize(("dtype", "fp8"), FORMS)
+@pytest.mark.parametrize("splits", [1, 3, 16])
+def test_tokens_of_a_prompt_see_all_before_them(head_dim, group, dtype, fp8, splits):
+    pages = Pages(4, head_dim, group, dtype, fp8)
+    tiles, slots, lengths = tiled([(0, 0, 1), (1, 0, 150), (2, 31, 70), (3, 333, 40)], group)
     queries = pages.some_queries(len(slots))
-    assert error(pages.attend_chunk(queries, tiles), pages.true(queries, slots, lengths)) < MOST_ERROR[dtype]
+    assert error(pages.attend_chunk(queries, tiles, splits), pages.true(queries, slots, lengths)) < MOST_ERROR[dtype]
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize("splits", [1, 2, 9])
+def test_the_next_tokens_of_a_long_prompt_see_all_of_it(fp8, splits):
+    pages = Pages(2, 128, 4, fp8=fp8, tokens=9_000)
+    tiles, slots, lengths = tiled([(0, 2_048, 64), (1, 4_090, 3), (0, 8_900, 100), (1, 127, 2)], 4)
+    queries = pages.some_queries(len(slots))
+    assert error(pages.attend_chunk(queries, tiles, splits), pages.true(queries, slots, lengths)) < 0.005

@@ -281,7 +281,7 @@ def test_a_card_that_is_full_recovers_when_it_is_not(batch):
     runner = CudaRunner(
         random_model(SMALL, torch.bfloat16, Int4Linear), 4, 512, 8_192, deterministic=True, graphs=(1, 4)
     )
-    batcher = batch(runner)
+    batcher = batch(runner, share=False)
     long, short = [(some_ids(3_000 + number, number), 10) for number in range(3)], (some_ids(20), 30)
     true = alone(batcher, [*long, short])  # every kernel is loaded, and libraries have what they keep
     clear()

@@ -6,6 +6,9 @@
 // of what is summed is free, so a lane reads eight neighbouring numbers and uses them in several steps. The warps meet at
 // the end, and the block that is last to finish a row and head merges its spans in order. Scores are in powers of two:
 // `scale` has log2(e) in it. Pages hold a power of two of tokens, no fewer than sixteen.
+//
+// What a block leaves for merging: in `partial` sums [cells][splits][rows of a block][D] that are not divided yet, behind
+// all of them (maximum, mass) of each row; in `done`, zero before and after, how many blocks of a cell have come so far.
 
 #include "common.cuh"
 
@@ -65,6 +68,44 @@ __device__ __forceinline__ int counted(int* count) {
     return before;
 }
 
+__device__ __forceinline__ void add(float4& v, const float4& more, float weight) {
+    v.x += more.x * weight, v.y += more.y * weight, v.z += more.z * weight, v.w += more.w * weight;
+}
+
+__device__ __forceinline__ void write(u16* to, const float4& v, float mass) {
+    *(uint2*)to = make_uint2(pair(v.x / mass, v.y / mass), pair(v.z / mass, v.w / mass));
+}
+
+// Four numbers of a row from `parts` blocks, whose rows lie `stride` apart, in order. The first has a key for the row.
+template <int D>
+__device__ __forceinline__ float merged(
+    const float* partial, i64 states, i64 row, int stride, int parts, int d, float4& v) {
+    constexpr int AT_ONCE = 4;
+    float top = NOTHING, mass = 0.f;
+    v = make_float4(0.f, 0.f, 0.f, 0.f);
+    for (int s = 0; s < parts; s += AT_ONCE) {
+        uint4 sums[AT_ONCE];
+        uint2 state[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            const i64 at = row + (i64)min(s + k, parts - 1) * stride;
+            sums[k] = fresh(partial + at * D + d), state[k] = fresh_two(partial + states + at * 2);
+        }
+        float rise = top;
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) rise = fmaxf(rise, __uint_as_float(state[k].x));
+        const float shrink = power_of_two(top - rise);
+        top = rise, mass *= shrink, v.x *= shrink, v.y *= shrink, v.z *= shrink, v.w *= shrink;
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            const float weight = s + k < parts ? power_of_two(__uint_as_float(state[k].x) - top) : 0.f;
+            mass += __uint_as_float(state[k].y) * weight;
+            add(v, *(const float4*)&sums[k], weight);
+        }
+    }
+    return mass;
+}
+
 // Eight neighbouring numbers of a key or value, as they lie in the cache. pair(k), k < 4: two of them in the order of
 // `arranged`, which is how the query must lie. join(a, b, k): numbers 2k of a and b, then numbers 2k + 1 of both.
 template <bool FP8> struct Eight;
@@ -103,7 +144,6 @@ __device__ __forceinline__ void attend(
     const u16* queries, const void* cache, const int* tables, const int* slots, const int* lengths, u16* out,
     float* partial, int* done, float scale, int kv_heads, int max_pages, int page_tokens) {
     constexpr int WARPS = ATTEND_WARPS, TURN = 16, ROUND = WARPS * TURN;  // tokens of a warp's turn, and of all warps'
-    constexpr int MERGED = 4;                                             // spans that are read at once
     __shared__ uint4 asked[D / 32][WARP];
     __shared__ __align__(16) float meeting[WARPS][G][D + 4];
     __shared__ float tops[WARPS][G], masses[WARPS][G];
@@ -212,13 +252,7 @@ __device__ __forceinline__ void attend(
     }
     __syncthreads();
     constexpr int FOURS = D / 4;
-    const i64 states = (i64)gridDim.z * kv_heads * splits * G * D;  // in `partial`, behind the sums: (maximum, mass)
-    auto write = [&](int head, int d, const float4& v, float m) {
-        *(uint2*)(out + ((i64)cell * G + head) * D + d) = make_uint2(pair(v.x / m, v.y / m), pair(v.z / m, v.w / m));
-    };
-    auto add = [](float4& v, const float4& more, float weight) {
-        v.x += more.x * weight, v.y += more.y * weight, v.z += more.z * weight, v.w += more.w * weight;
-    };
+    const i64 states = (i64)gridDim.z * kv_heads * splits * G * D;
     for (int i = threadIdx.x; i < G * FOURS; i += WARPS * WARP) {
         const int head = i / FOURS, d = i % FOURS * 4;
         float top = NOTHING, m = 0.f;
@@ -231,7 +265,7 @@ __device__ __forceinline__ void attend(
             add(v, *(const float4*)&meeting[w][head][d], weight), m += masses[w][head] * weight;
         }
         if (parts == 1) {
-            write(head, d, v, m);
+            write(out + ((i64)cell * G + head) * D + d, v, m);
         } else {
             const i64 at = ((i64)cell * splits + split) * G + head;
             *(float4*)(partial + at * D + d) = v;
@@ -248,29 +282,9 @@ __device__ __forceinline__ void attend(
     if (!is_last) return;
     for (int i = threadIdx.x; i < G * FOURS; i += WARPS * WARP) {
         const int head = i / FOURS, d = i % FOURS * 4;
-        float top = NOTHING, m = 0.f;
-        float4 v = make_float4(0.f, 0.f, 0.f, 0.f);
-        for (int s = 0; s < parts; s += MERGED) {
-            uint4 sums[MERGED];
-            uint2 state[MERGED];
-#pragma unroll
-            for (int k = 0; k < MERGED; k++) {
-                const i64 at = ((i64)cell * splits + min(s + k, parts - 1)) * G + head;
-                sums[k] = fresh(partial + at * D + d), state[k] = fresh_two(partial + states + at * 2);
-            }
-            float rise = top;
-#pragma unroll
-            for (int k = 0; k < MERGED; k++) rise = fmaxf(rise, __uint_as_float(state[k].x));
-            const float shrink = power_of_two(top - rise);
-            top = rise, m *= shrink, v.x *= shrink, v.y *= shrink, v.z *= shrink, v.w *= shrink;
-#pragma unroll
-            for (int k = 0; k < MERGED; k++) {
-                const float weight = s + k < parts ? power_of_two(__uint_as_float(state[k].x) - top) : 0.f;
-                m += __uint_as_float(state[k].y) * weight;
-                add(v, *(const float4*)&sums[k], weight);
-            }
-        }
-        write(head, d, v, m);
+        float4 v;
+        const float m = merged<D>(partial, states, (i64)cell * splits * G + head, G, parts, d, v);
+        write(out + ((i64)cell * G + head) * D + d, v, m);
     }
 }
 #define ATTENTION_KERNEL(NAME, D, G, FP8)                                                                              \
@@ -282,43 +296,61 @@ __device__ __forceinline__ void attend(
 
 // ---- runs of a prompt -----------------------------------------------------------------------------------------------
 // A block takes a tile of up to WARPS·16/G tokens and a key head with its G query heads: a row of the tile is a token and
-// a head. Keys and values pass through shared memory a page at a time, the next while this one is worked on.
+// a head. Keys and values pass through shared memory a page at a time, the next while this one is worked on. Where there
+// are few tiles the pages are shared by `splits` blocks, since each takes a microsecond and they follow one another.
 // tiles: int [tiles][4] = first row of the tile in the step, its tokens (0: none), tokens in the cache before its first,
 // its row in `tables`. 16-byte piece c of a row of shared memory lies at c ^ (row % 8).
 
 template <int D, int G, bool FP8, int WARPS>
 __device__ __forceinline__ void attend_chunk(
-    const u16* queries, const void* cache, const int* tables, const int* tiles, u16* out, float scale, int kv_heads,
-    int max_pages) {
-    constexpr int PAGE = 32, PIECES = D / 8, STEPS = D / 16, STAGES = 2;
+    const u16* queries, const void* cache, const int* tables, const int* tiles, u16* out, float* partial, int* done,
+    float scale, int kv_heads, int max_pages) {
+    constexpr int PAGE = 32, PIECES = D / 8, STEPS = D / 16, STAGES = 2, ROWS = WARPS * 16;
+    constexpr int LEAST = 4;                                     // pages that are worth a block
+    constexpr int EACH = 2 * PAGE * PIECES / (WARPS * WARP);     // pieces of a page that a thread brings
     __shared__ __align__(128) u16 pages[STAGES][2][PAGE * D];
+    __shared__ bool is_last;
     launch_next();
     wait_for_last();
-    const int* tile = tiles + blockIdx.x * 4;
-    const int first = tile[0], count = tile[1], before = tile[2], kv_head = blockIdx.y, heads = kv_heads * G;
+    const int splits = gridDim.x, split = blockIdx.x, kv_head = blockIdx.y, heads = kv_heads * G;
+    const int* tile = tiles + blockIdx.z * 4;
+    const int first = tile[0], count = tile[1], before = tile[2];
     if (count == 0) return;
+    const int steps = (before + count - 1) / PAGE + 1;
+    const int span = max(LEAST, (steps + splits - 1) / splits), parts = (steps + span - 1) / span;
+    const int begin = split * span, end = min(steps, begin + span);
+    if (begin >= end) return;
     const int* table = tables + (i64)tile[3] * max_pages;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
     const i64 plane = (i64)kv_heads * PAGE * D;
-    const int steps = (before + count - 1) / PAGE + 1;
 
-    auto bring = [&](int stage, int page) {
+    // A page on its way: 16-bit numbers go straight to shared memory, 8-bit floats wait in registers until `put`.
+    uint2 held[FP8 ? EACH : 1];
+    auto bring = [&](int page) {
         const i64 base = (i64)table[page] * 2 * plane + (i64)kv_head * PAGE * D;
 #pragma unroll
-        for (int i = threadIdx.x; i < 2 * PAGE * PIECES; i += WARPS * WARP) {
+        for (int k = 0; k < EACH; k++) {
+            const int i = k * WARPS * WARP + threadIdx.x;
             const int c = i % PIECES, row = i / PIECES % PAGE, kv = i / (PIECES * PAGE);
-            u16* to = &pages[stage][kv][row * D + ((c ^ (row % 8)) * 8)];
             const i64 at = base + kv * plane + row * D + c * 8;
             const bool there = page * PAGE + row < before + count;  // what stands behind may be no number
-            if (FP8) {
-                *(uint4*)to = there ? eight_of_fp8(*(const uint2*)((const unsigned char*)cache + at)) : make_uint4(0, 0, 0, 0);
-            } else {
-                copy_async(shared_address(to), (const u16*)cache + at, there);
-            }
+            if (FP8)
+                held[k] = there ? fresh_two((const unsigned char*)cache + at) : make_uint2(0, 0);
+            else
+                copy_async(shared_address(&pages[page % STAGES][kv][row * D + ((c ^ (row % 8)) * 8)]), (const u16*)cache + at, there);
         }
         copy_commit();
     };
-    bring(0, 0);
+    auto put = [&](int page) {
+#pragma unroll
+        for (int k = 0; k < EACH && FP8; k++) {
+            const int i = k * WARPS * WARP + threadIdx.x;
+            const int c = i % PIECES, row = i / PIECES % PAGE, kv = i / (PIECES * PAGE);
+            *(uint4*)&pages[page % STAGES][kv][row * D + ((c ^ (row % 8)) * 8)] = eight_of_fp8(held[k]);
+        }
+    };
+    bring(begin);
+    put(begin);
 
     // this lane's two rows of the tile: g and g + 8 of its warp's sixteen
     int token[2], head[2];
@@ -337,10 +369,10 @@ __device__ __forceinline__ void attend_chunk(
 #pragma unroll
         for (int i = 0; i < 4; i++) sum[n][i] = 0.f;
 
-    for (int step = 0; step < steps; step++) {
+    for (int step = begin; step < end; step++) {
         copy_wait<0>();
         __syncthreads();
-        if (step + 1 < steps) bring((step + 1) % STAGES, step + 1);
+        if (step + 1 < end) bring(step + 1);
         const u32 keys = shared_address(pages[step % STAGES][0]), values = shared_address(pages[step % STAGES][1]);
         float score[4][4];
 #pragma unroll
@@ -371,13 +403,14 @@ __device__ __forceinline__ void attend_chunk(
                 }
             top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
             top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-            const float shrink = exp2f(best[r] - top);  // the first page has a key for every row, so `top` is a number
+            const float less = top == NOTHING ? 0.f : top;  // pages behind a block's first may have no key for a row
+            const float shrink = exp2f(best[r] - less);
             best[r] = top, mass[r] *= shrink;
 #pragma unroll
             for (int n = 0; n < 4; n++)
 #pragma unroll
                 for (int i = 2 * r; i < 2 * r + 2; i++) {
-                    score[n][i] = exp2f(score[n][i] - top);
+                    score[n][i] = exp2f(score[n][i] - less);
                     mass[r] += score[n][i];
                 }
 #pragma unroll
@@ -397,21 +430,45 @@ __device__ __forceinline__ void attend_chunk(
                 mma(sum[n + 1], p, b[2], b[3]);
             }
         }
+        if (step + 1 < end) put(step + 1);
     }
+    const i64 cell = (i64)blockIdx.z * kv_heads + kv_head, states = (i64)gridDim.z * kv_heads * splits * ROWS * D;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         float m = mass[r];
         m += __shfl_xor_sync(0xffffffffu, m, 1);
         m += __shfl_xor_sync(0xffffffffu, m, 2);
         if (token[r] >= count) continue;
-        u16* to = out + ((i64)(first + token[r]) * heads + head[r]) * D + 2 * t;
+        if (parts == 1) {
+            u16* to = out + ((i64)(first + token[r]) * heads + head[r]) * D + 2 * t;
 #pragma unroll
-        for (int n = 0; n < D / 8; n++) *(u32*)(to + 8 * n) = pair(sum[n][2 * r] / m, sum[n][2 * r + 1] / m);
+            for (int n = 0; n < D / 8; n++) *(u32*)(to + 8 * n) = pair(sum[n][2 * r] / m, sum[n][2 * r + 1] / m);
+        } else {
+            const i64 at = (cell * splits + split) * ROWS + warp * 16 + g + 8 * r;
+#pragma unroll
+            for (int n = 0; n < D / 8; n++)
+                *(float2*)(partial + at * D + 8 * n + 2 * t) = make_float2(sum[n][2 * r], sum[n][2 * r + 1]);
+            if (t == 0) *(float2*)(partial + states + at * 2) = make_float2(best[r], m);
+        }
+    }
+    if (parts == 1) return;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        is_last = counted(done + cell) == parts - 1;
+        if (is_last) done[cell] = 0;
+    }
+    __syncthreads();
+    if (!is_last) return;
+    for (int i = threadIdx.x; i < count * G * (D / 4); i += WARPS * WARP) {
+        const int row = i / (D / 4), d = i % (D / 4) * 4;
+        float4 v;
+        const float m = merged<D>(partial, states, cell * splits * ROWS + row, ROWS, parts, d, v);
+        write(out + ((i64)(first + row / G) * heads + kv_head * G + row % G) * D + d, v, m);
     }
 }
 #define CHUNK_KERNEL(NAME, D, G, FP8, WARPS)                                                                           \
     extern "C" __global__ __launch_bounds__(WARPS * WARP) void NAME(                                                   \
-        const u16* queries, const void* cache, const int* tables, const int* tiles, u16* out, float scale,             \
-        int kv_heads, int max_pages) {                                                                                 \
-        attend_chunk<D, G, FP8, WARPS>(queries, cache, tables, tiles, out, scale, kv_heads, max_pages);                \
+        const u16* queries, const void* cache, const int* tables, const int* tiles, u16* out, float* partial,          \
+        int* done, float scale, int kv_heads, int max_pages) {                                                         \
+        attend_chunk<D, G, FP8, WARPS>(queries, cache, tables, tiles, out, partial, done, scale, kv_heads, max_pages); \
     }
