@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.config import Config
-from engine.errors import ConfigError
+from engine.errors import ConfigError, UnsupportedModel
 from engine.inference.kv_cache import PAGE_TOKENS, pages_of
 from engine.shape import ModelShape
 
@@ -29,6 +29,8 @@ CAPTURED_ROWS = 256  # of the largest captured step, where the batch is smaller:
 SLAB_BYTES = 128 << 20
 SPLIT_ROWS = 1_024
 DETERMINISTIC_SPLITS = 4
+# Of attention, each of which leaves fp32 sums for so many pairs of a token and a head: as in `inference.cuda_runner`
+ATTENTION_BLOCKS, ATTENTION_ROWS = 512, 64
 # That torch gives cuBLAS for launched steps, and once more for captured ones (ATen/cuda/CublasHandlePool.cpp)
 LIBRARY_BYTES = 9 << 20
 HOPPER_LIBRARY_BYTES = 32 << 20
@@ -54,7 +56,7 @@ PROMPT_TOKENS = 1_024  # the longest prompt but for its segment: template, the u
 ANSWER_SHARE = 4  # a segment and an answer of up to three times that
 MIN_KV_SLOTS = 8  # with room for fewer in 16 bits, `--kv-dtype auto` takes FP8
 PREFILL_TOKENS = ((32, 2_048), (8, 1_024), (1, 512))  # from so many slots on; fewer slots: a smaller card
-# Whatever the slots: of the reference runner on older cards and on the CPU, and of OpenVINO's
+# Whatever the slots: of the reference runner on older cards and on the CPU, and of the runners of graphs
 OLD_PREFILL_TOKENS, CPU_PREFILL_TOKENS, PACKED_PREFILL_TOKENS = 4_096, 1_024, 256
 
 # --- abilities
@@ -64,14 +66,18 @@ HOPPER_CAPABILITY = (9, 0)
 FP16_CAPABILITY = (7, 0)  # Volta: fp16 at full speed; older cards compute in fp32
 
 # --- CPU
-# Python, torch, OpenVINO and the page. Before its first token the embedded model takes 765 MB at the peak, 693 in INT4;
-# 369 and 286 of these are planned as weights and their copies (2026-11-21)
-PROCESS_BYTES = 400_000_000
+# Python, torch, OpenVINO and the page. When `app.py` is ready it has taken 881 MB at the peak with yiwen-mini in INT8,
+# and 823 with it in INT4; 296 and 273 of these are planned as weights and their copies (2026-11-21)
+PROCESS_BYTES = 600_000_000
+SURVEYED_BYTES = 260_000_000  # of these it has taken already when what is free is looked at
+# Of a graph while ONNX Runtime takes it over: without the page the same two take 840 and 693 MB, at the peak of loading
+ONNX_COPIES = 5
 RAM_SHARE = 0.9  # of the memory that is free
 CPU_PARAMETERS = 2_000_000_000  # larger ones say a word or two a second: never instead of a card unless asked for
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
 
 _DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+# `--precision` → how a model that has it is stored, and what makes one
+_QUANTIZED = {"int8": ("int8", "engine.tools.convert"), "int4": ("gptq-int4", "engine.tools.quantize")}
 log = logging.getLogger(__name__)
 
 
@@ -97,7 +103,6 @@ class Machine:
     ram_free_bytes: int
     cores: int  # that this process may use at once
     bf16: bool  # whether the processor multiplies bf16 faster than fp32
-    instructions: tuple[str, ...] = ()  # of `INSTRUCTIONS`
     cards: tuple[Card, ...] = ()
 
 
@@ -105,7 +110,7 @@ class Machine:
 class PlannedBytes:
     """What the plan expects to take, by kind; to be held against what is measured."""
 
-    weights: int  # on the CPU as they are read, and as the engine packs them
+    weights: int  # on the CPU as they are read, and as an engine of graphs packs them
     kv: int
     workspace: int  # activations of the largest step, widened weights of one matrix, sampling
     graphs: int  # on the CPU a packed copy of the weights each
@@ -119,8 +124,9 @@ class PlannedBytes:
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
     device: str  # "cpu", "cuda:0"
-    weights: str  # "gptq-int4", "int8", "bf16", "fp16", "fp32"; a GPTQ checkpoint may be widened to one of the last
+    weights: str  # "gptq-int4", "int8", "bf16", "fp16", "fp32"; what is quantised may be widened to one of the last
     dtype: str  # of activations and unquantised weights: "bf16", "fp16", "fp32"
+    engine: str  # "cuda" (our kernels), "openvino", "onnx", or plain "torch"
     slots: int  # rows in one batch
     pages: int  # of `PAGE_TOKENS` tokens; the scrap page that the runner adds is in the bytes
     sequence_tokens: int  # the longest prompt and answer together
@@ -129,7 +135,6 @@ class LoadPlan:
     prefill_tokens: int  # of prompts in one step
     segment_tokens: int  # the longest segment to translate as one
     threads: int  # of torch on the CPU
-    kernels: bool  # whether our CUDA kernels run there; else plain torch, which is slower
     reason: str  # in words, for the log and `/system`
     bytes: PlannedBytes
 
@@ -146,12 +151,12 @@ class _Place:
     context_bytes: int
     weights: str
     dtype: str
+    engine: str
     kv_dtype: str  # unless it is halved
     weights_bytes: int
     graph_bytes: int
     library_bytes: int
     most_slots: int
-    fast: bool  # whether our kernels and CUDA graphs run there
     offers: str  # "NVIDIA L4 (cuda:0) has 21.0 of 24.0 GB free, 19.9 of them for the model"
     itself: str  # what takes `context_bytes`
 
@@ -159,13 +164,17 @@ class _Place:
     def on_cpu(self) -> bool:
         return self.device == "cpu"
 
+    @property
+    def fast(self) -> bool:
+        return self.engine == "cuda"
+
 
 def plan(config: Config, shape: ModelShape, machine: Machine) -> LoadPlan:
     """The largest batch that fits, up to `CARD_SLOTS` or `CPU_SLOTS` or what was asked for.
 
-    Raises `ConfigError`: nothing fits, or a device is not there. A precision that the checkpoint does not have is told
-    by its loader.
+    Raises `ConfigError`: nothing fits, or a device is not there; `UnsupportedModel`: not stored in what was asked for.
     """
+    _check_stored(config.precision, shape)
     card = _chosen(machine.cards, config.devices)
     if config.devices not in ("auto", "cpu") and card is None:
         raise ConfigError(
@@ -198,6 +207,15 @@ def plan(config: Config, shape: ModelShape, machine: Machine) -> LoadPlan:
     raise ConfigError(f"{shortage}, and {on_cpu.offers}; {' or '.join(remedies)}.")
 
 
+def _check_stored(precision: str, shape: ModelShape) -> None:
+    stored, tool = _QUANTIZED.get(precision, (shape.stored, ""))
+    if stored != shape.stored:
+        raise UnsupportedModel(
+            f"This model is not stored in {precision.upper()}; make an {precision.upper()} copy with "
+            f"`python -m {tool}`, or leave --precision out."
+        )
+
+
 def _chosen(cards: Sequence[Card], devices: str) -> Card | None:
     """The card that was asked for; for `auto` the largest, the first of several."""
     if devices == "auto":
@@ -213,7 +231,7 @@ def _on_card(config: Config, shape: ModelShape, card: Card) -> _Place:
         limit = f" under --max-vram-gb {config.max_vram_gb:g}"
     dtype = "bf16" if card.fast else "fp16" if card.capability >= FP16_CAPABILITY else "fp32"
     weights, dtype = _weights(config.precision, shape, dtype)
-    if weights == "gptq-int4" and not card.fast:  # no kernel: widened when it is loaded
+    if weights == "int8" or not card.fast:  # no kernel: widened when it is loaded
         weights = dtype
     return _Place(
         device=card.device,
@@ -221,12 +239,12 @@ def _on_card(config: Config, shape: ModelShape, card: Card) -> _Place:
         context_bytes=CONTEXT_BYTES,
         weights=weights,
         dtype=dtype,
+        engine="cuda" if card.fast and dtype != "fp32" else "torch",
         kv_dtype=dtype,
         weights_bytes=_weights_bytes(shape, weights, dtype),
         graph_bytes=GRAPH_BYTES,
         library_bytes=HOPPER_LIBRARY_BYTES if card.capability >= HOPPER_CAPABILITY else LIBRARY_BYTES,
         most_slots=config.max_concurrent or CARD_SLOTS,
-        fast=card.fast and dtype != "fp32",
         offers=f"{card.name} ({card.device}) has {_free(card.free_bytes)} of {_gb(card.total_bytes)} GB free, "
         f"{_free(room)} of them for the model{limit}",
         itself="CUDA itself",
@@ -235,22 +253,27 @@ def _on_card(config: Config, shape: ModelShape, card: Card) -> _Place:
 
 def _on_cpu(config: Config, shape: ModelShape, machine: Machine) -> _Place:
     weights, dtype = _weights(config.precision, shape, "bf16" if machine.bf16 else "fp32")
+    engine = "onnx" if config.backend == "onnx" else "torch" if weights == dtype else "openvino"
     weights_bytes, packed_bytes = _weights_bytes(shape, weights, dtype), _packed_bytes(shape, weights)
-    if weights == "gptq-int4":  # read into a byte each, and packed once more for the graph
-        weights_bytes += shape.quantized_parameters - shape.quantized_bytes + packed_bytes
-    room = max(0, int(machine.ram_free_bytes * RAM_SHARE) - PROCESS_BYTES)
+    if weights == "gptq-int4":  # read into a byte each
+        weights_bytes += shape.quantized_parameters - shape.quantized_bytes
+    if engine == "onnx":
+        weights_bytes += ONNX_COPIES * packed_bytes
+    elif engine == "openvino":  # INT8 goes into the graph as it was read, INT4 is packed for it first
+        weights_bytes += packed_bytes * (2 if weights == "gptq-int4" else 1)
+    room = max(0, int(machine.ram_free_bytes * RAM_SHARE) - (PROCESS_BYTES - SURVEYED_BYTES))
     return _Place(
         device="cpu",
         room_bytes=room,
         context_bytes=PROCESS_BYTES,
         weights=weights,
         dtype=dtype,
-        kv_dtype="fp32" if packed_bytes else dtype,
-        weights_bytes=weights_bytes + packed_bytes,
-        graph_bytes=packed_bytes,
+        engine=engine,
+        kv_dtype={"openvino": "fp16", "onnx": "fp32", "torch": dtype}[engine],
+        weights_bytes=weights_bytes,
+        graph_bytes=packed_bytes if engine == "openvino" else 0,
         library_bytes=0,
         most_slots=config.max_concurrent or CPU_SLOTS,
-        fast=False,
         offers=f"the machine has {_free(machine.ram_free_bytes)} of {_gb(machine.ram_bytes)} GB of memory free, "
         f"{_free(room)} of them for the model",
         itself="the program itself",
@@ -260,25 +283,24 @@ def _on_cpu(config: Config, shape: ModelShape, machine: Machine) -> _Place:
 def _weights(asked: str, shape: ModelShape, dtype: str) -> tuple[str, str]:
     """(format of the weights, dtype of the activations) where `dtype` is what suits the device."""
     if asked in ("fp32", "bf16", "fp16"):
-        dtype = asked
-        return (shape.stored if shape.stored == "int8" else dtype), dtype
+        return asked, asked
     return (shape.stored if shape.quantized_parameters else dtype), dtype
 
 
 def _weights_bytes(shape: ModelShape, weights: str, dtype: str) -> int:
     wide = _DTYPE_BYTES[dtype]
-    if weights == "gptq-int4":
+    if weights == shape.stored and shape.quantized_parameters:
         return shape.quantized_bytes + (shape.parameters - shape.quantized_parameters) * wide
-    if weights == "int8":  # `inference.int8` holds a widened copy beside it
-        return shape.quantized_bytes + shape.parameters * wide
     return shape.parameters * wide
 
 
 def _packed_bytes(shape: ModelShape, weights: str) -> int:
-    """Of one copy as OpenVINO holds it; 0 for unquantised weights, which it would hold in fp32: they stay in torch."""
+    """Of one copy in a graph."""
+    table = shape.vocab_size * shape.hidden_size
     if weights == "gptq-int4":  # the embedding is rounded to INT8, the head to INT4 with 16 bits of scale for 64
-        return shape.quantized_bytes + shape.vocab_size * shape.hidden_size * 25 // 16
-    return shape.quantized_bytes if weights == "int8" else 0
+        return shape.quantized_bytes + table * 25 // 16
+    again = table if shape.tied_head else 0  # the embedding is there as the head once more
+    return shape.quantized_bytes + again if weights == "int8" else (shape.parameters + again) * _DTYPE_BYTES["fp32"]
 
 
 def _fit(config: Config, shape: ModelShape, machine: Machine, place: _Place) -> LoadPlan | None:
@@ -299,26 +321,34 @@ def _fit_batch(config: Config, shape: ModelShape, machine: Machine, place: _Plac
     live = min(LIVE_SEGMENTS * shape.segment_tokens, shape.context_tokens)
     if config.kv_window is not None:
         live = min(live, config.kv_window + 2 * PAGE_TOKENS)  # the first page stays, and the window may begin in one
+    if place.engine == "onnx":  # a buffer for each slot, which has to hold the longest
+        each, scrap = pages_of(shape.context_tokens), 0
+    else:
+        each, scrap = pages_of(max(live, least)) + 1, 1  # the scrap page is to pad a batch with
     for slots, graphs in _batches(place):
         prefill = _prefill_tokens(place, slots)
         workspace = _workspace_bytes(config, shape, place, slots, prefill)
         left = place.room_bytes - place.weights_bytes - workspace - len(graphs) * place.graph_bytes
-        fitting = left // page_bytes - 1  # one is scrap, to pad a batch with
-        pages = min(fitting, slots * (pages_of(max(live, least)) + 1))
+        pages = min(left // page_bytes - scrap, slots * each)
         if pages < slots * pages_of(least):
             continue
+        longest = pages
+        if place.engine == "onnx":
+            longest = pages // slots
+            pages = slots * longest
         taken = PlannedBytes(
             weights=place.weights_bytes,
-            kv=(pages + 1) * page_bytes,
+            kv=(pages + scrap) * page_bytes,
             workspace=workspace,
             graphs=len(graphs) * place.graph_bytes,
             context=place.context_bytes,
         )
-        sequence = min(shape.context_tokens, pages * PAGE_TOKENS)
+        sequence = min(shape.context_tokens, longest * PAGE_TOKENS)
         return LoadPlan(
             device=place.device,
             weights=place.weights,
             dtype=place.dtype,
+            engine=place.engine,
             slots=slots,
             pages=pages,
             sequence_tokens=sequence,
@@ -327,7 +357,6 @@ def _fit_batch(config: Config, shape: ModelShape, machine: Machine, place: _Plac
             prefill_tokens=prefill,
             segment_tokens=_segment_tokens(shape, sequence),
             threads=machine.cores,
-            kernels=place.fast,
             reason=_reason(shape, place, slots, pages, kv_dtype, taken),
             bytes=taken,
         )
@@ -340,7 +369,7 @@ def _batches(place: _Place) -> Iterator[tuple[int, tuple[int, ...]]]:
         if place.fast:
             yield slots, tuple(sorted({slots, *(rows for rows in BATCH_ROWS if rows < slots)}))
             continue
-        if place.on_cpu and place.graph_bytes:
+        if place.engine == "openvino":
             yield slots, tuple(sorted({1, slots}))
         yield slots, ()
 
@@ -349,7 +378,7 @@ def _prefill_tokens(place: _Place, slots: int) -> int:
     if place.fast:
         return next(count for rows, count in PREFILL_TOKENS if slots >= rows)
     if place.on_cpu:
-        return PACKED_PREFILL_TOKENS if place.graph_bytes else CPU_PREFILL_TOKENS
+        return CPU_PREFILL_TOKENS if place.engine == "torch" else PACKED_PREFILL_TOKENS
     return OLD_PREFILL_TOKENS
 
 
@@ -362,7 +391,8 @@ def _workspace_bytes(config: Config, shape: ModelShape, place: _Place, slots: in
         return launched + slots * SLOT_BYTES
     scores = slots * shape.vocab_size * _DTYPE_BYTES[place.dtype]
     captured = _layer_bytes(config, shape, place, max(slots, CAPTURED_ROWS)) + scores + place.library_bytes
-    return launched + captured + slots * SLOT_BYTES
+    attended = ATTENTION_BLOCKS * ATTENTION_ROWS * (shape.head_dim + 2) * 4
+    return launched + captured + 2 * attended + slots * SLOT_BYTES
 
 
 def _layer_bytes(config: Config, shape: ModelShape, place: _Place, rows: int) -> int:
@@ -389,7 +419,7 @@ def _segment_tokens(shape: ModelShape, sequence_tokens: int) -> int:
 
 
 def _reason(shape: ModelShape, place: _Place, slots: int, pages: int, kv_dtype: str, taken: PlannedBytes) -> str:
-    widened = f" (widened from {shape.stored})" if shape.stored == "gptq-int4" != place.weights else ""
+    widened = f" (widened from {shape.stored})" if shape.quantized_parameters and place.weights == place.dtype else ""
     said = (
         f"{place.offers[:1].upper()}{place.offers[1:]}: weights in {place.weights}{widened} take {_gb(taken.weights)} "
         f"GB, a KV cache of {pages * PAGE_TOKENS:,} tokens in {kv_dtype} {_gb(taken.kv)} GB, all together, with "
@@ -469,7 +499,6 @@ def survey(devices: str = "auto", root: Path = Path("/")) -> Machine:
         ram_free_bytes=ram_free_bytes,
         cores=cores_within(root, _allowed_cores()),
         bf16=bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
-        instructions=_instructions(root),
         cards=tuple(cards),
     )
 
@@ -540,11 +569,6 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         base = root / "sys/fs/cgroup" / controllers  # v2 names no controller
         inner = base / path.strip("/")
         yield from (folder for folder in [inner, *inner.parents] if folder.is_relative_to(base))
-
-
-def _instructions(root: Path) -> tuple[str, ...]:
-    flags = next((line for line in _read(root / "proc/cpuinfo").splitlines() if line.startswith("flags")), "").split()
-    return tuple(name for name in INSTRUCTIONS if name in flags)
 
 
 def _read(path: Path) -> str:

@@ -12,6 +12,8 @@ from transformers import HunYuanDenseV1ForCausalLM
 from engine.errors import ModelNotFound, UnsupportedModel
 from engine.inference.checkpoint import load_model, read_config, save_model
 from engine.inference.gptq import Int4Weight
+from engine.inference.held import Int4Held
+from engine.inference.int8 import Int8Rows, float_weight, quantize_rows
 from engine.inference.loader import load
 from tests.checkpoints import (
     change_config,
@@ -31,8 +33,8 @@ IDS = list(range(5, 35))
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32}
 
 
-def scores(folder, dtype=torch.float32, linear=None):
-    return scores_of(load_model(folder, read_config(folder), dtype, "cpu", linear), IDS)
+def scores(folder, dtype=torch.float32, int4=None):
+    return scores_of(load_model(folder, read_config(folder), dtype, "cpu", int4), IDS)
 
 
 @pytest.fixture
@@ -58,9 +60,33 @@ def test_int8_is_off_by_half_a_step_of_its_row_and_no_more(tmp_path, tied):
     quantize_int8(folder)
     assert 0 < error(scores(folder), true) < 0.05
     model = load_model(folder, read_config(folder), torch.float32, "cpu")
-    off = (model.layers[1].qkv.wide[: 8 * 32] - tensors[QUERY]).abs()
+    off = (model.layers[1].qkv.weight[: 8 * 32] - tensors[QUERY]).abs()
     assert (off <= tensors[QUERY].abs().amax(1, keepdim=True) / 127 * 0.501).all()
-    assert model.layers[1].qkv.weight.dtype == torch.int8
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_int8_can_be_held_as_it_is(tmp_path, tied):
+    folder = write_checkpoint(tmp_path / "model", tied=tied)
+    quantize_int8(folder)
+    held, wide = (load_model(folder, read_config(folder), torch.float32, "cpu", int8=kind) for kind in (Int8Rows, None))
+    rows = {place: module for place, module in held.named_modules() if isinstance(module, Int8Rows)}
+    assert len(rows) == 3 * 4 + 1 + (not tied)  # qkv, output, gate-up, down; embedding; head
+    for place, module in rows.items():
+        assert torch.equal(float_weight(module), wide.get_submodule(place).weight)
+    sizes = [sum(tensor.nbytes for tensor in model.state_dict().values()) for model in (held, wide)]
+    assert sizes[0] < 0.3 * sizes[1]
+
+
+def test_an_int8_embedding_beside_int4_is_widened_or_held(folder):
+    quantize_gptq(folder, group_size=32)
+    true = scores(folder)
+    embedding = load_file(folder / "model.safetensors")[EMBEDDINGS]
+    quantized, scale = quantize_rows(embedding)
+    change_tensors(folder, {EMBEDDINGS: quantized, EMBEDDINGS + "_scale": scale})
+    assert 0 < error(scores(folder), true) < 0.02
+    held = load_model(folder, read_config(folder), torch.float32, "cpu", Int4Held, Int8Rows)
+    assert torch.equal(held.embedding.weight, quantized)
+    assert isinstance(held.layers[0].qkv, Int4Held)
 
 
 def test_int8_in_bf16_is_as_int8_in_fp32(folder):
@@ -107,39 +133,32 @@ def test_int4_can_be_kept_by_a_layer_that_is_handed_in(tmp_path, tied):
     folder = write_checkpoint(tmp_path / "model", tied=tied)
     quantize_gptq(folder, group_size=32)
     Widened.made = []
-    kept = scores(folder, linear=Widened)
+    kept = scores(folder, int4=Widened)
     assert error(kept, scores(folder)) < 1e-6
     shapes = [tuple(weight.values.shape) for weight in Widened.made]
     assert shapes == 3 * [(256 + 2 * 64, 128), (128, 256), (512, 128), (128, 256)]  # qkv, output, gate-up, down
-    assert load(str(folder), "cpu", "int4", Widened).info.precision == "gptq-int4"
+    assert load(str(folder), "cpu", "fp32", Widened).info.precision == "gptq-int4"
 
 
 def test_act_order_is_kept_where_parts_of_one_input_share_it(folder):
     quantize_gptq(folder, group_size=32, act_order=True, shared_order=True)
     Widened.made = []
-    assert error(scores(folder, linear=Widened), scores(folder / "widened")) < 1e-6
+    assert error(scores(folder, int4=Widened), scores(folder / "widened")) < 1e-6
     assert all(weight.order is not None for weight in Widened.made)
 
 
 def test_where_they_do_not_it_is_said_and_widening_runs_it(folder):
     quantize_gptq(folder, group_size=32, act_order=True)
     with pytest.raises(UnsupportedModel, match=r"parts of layers.0.qkv .* use --precision bf16, which widens them"):
-        load(str(folder), "cpu", "auto", Widened)
-    Widened.made = []
-    assert load(str(folder), "cpu", "bf16", Widened).info.precision == "gptq-int4, widened"
-    assert not Widened.made
+        load(str(folder), "cpu", "fp32", Widened)
+    assert load(str(folder), "cpu", "fp32").info.precision == "gptq-int4, widened"
 
 
 def test_int4_is_widened_where_nothing_multiplies_by_it(folder):
     quantize_gptq(folder, group_size=32)
-    assert load(str(folder), "cpu", "auto").info.precision == "gptq-int4, widened"
-    assert load(str(folder), "cpu", "fp32").model.layers[0].qkv.weight.dtype == torch.float32
-
-
-@pytest.mark.parametrize(("precision", "tool"), [("int4", "engine.tools.quantize"), ("int8", "engine.tools.convert")])
-def test_a_precision_the_checkpoint_is_not_stored_in_names_the_tool_that_makes_it(folder, precision, tool):
-    with pytest.raises(UnsupportedModel, match=f"not stored in {precision.upper()}; .* `python -m {tool}`"):
-        load(str(folder), "cpu", precision, Widened)
+    loaded = load(str(folder), "cpu", "bf16")
+    assert loaded.info.precision == "gptq-int4, widened"
+    assert loaded.model.layers[0].qkv.weight.dtype == torch.bfloat16
 
 
 def test_a_head_stored_beside_a_tied_one_is_not_used(folder):

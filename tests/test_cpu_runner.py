@@ -4,14 +4,20 @@ import random
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
+from engine.backends.select import select
+from engine.config import Config
+from engine.errors import ConfigError
+from engine.inference import onnx_graph
 from engine.inference.batcher import Batcher, Generation
 from engine.inference.checkpoint import load_model, read_config, save_model
-from engine.inference.held import HEAD_GROUP, Int4Held, float_head, round_groups
-from engine.inference.int8 import dequantize_rows, quantize_rows
+from engine.inference.held import Int4Held, int4_head, int8_embedding, round_groups
+from engine.inference.int8 import Int8Rows, float_weight
 from engine.inference.kv_cache import Pages
 from engine.inference.onnx_runner import OnnxRunner
 from engine.inference.openvino_runner import OpenVinoRunner
@@ -28,8 +34,12 @@ def some_ids(count, seed=0):
     return random.Random(seed).choices(range(TEXT_TOKENS), k=count)
 
 
-def loaded(folder, linear=Int4Held):
-    return load_model(folder, read_config(folder), torch.float32, "cpu", linear)
+def loaded(folder):
+    return load_model(folder, read_config(folder), torch.float32, "cpu", Int4Held, Int8Rows)
+
+
+def widened(folder):
+    return load_model(folder, read_config(folder), torch.float32, "cpu")
 
 
 def error(scores, true):
@@ -147,13 +157,12 @@ def test_gptq_weights_go_in_as_they_are(tmp_path, options):
     """The head is rounded to INT4 and the embeddings to INT8, so the reference has these."""
     folder = write_checkpoint(tmp_path / "model")
     quantize_gptq(folder, group_size=32, **options)
-    widened = loaded(folder, None)
-    head = round_groups(float_head(widened), HEAD_GROUP).dequantize()
-    widened.head = torch.nn.Linear(*reversed(head.shape), bias=False)
-    widened.head.weight = torch.nn.Parameter(head, requires_grad=False)
-    embeddings = dequantize_rows(*quantize_rows(widened.embedding.weight), torch.float32)
-    widened.embedding.weight = torch.nn.Parameter(embeddings, requires_grad=False)
-    reference = TorchRunner(widened, SLOTS, PAGES)
+    wide = widened(folder)
+    head, embeddings = int4_head(wide).dequantize(), float_weight(int8_embedding(wide))
+    wide.head = torch.nn.Linear(*reversed(head.shape), bias=False)
+    wide.head.weight = torch.nn.Parameter(head, requires_grad=False)
+    wide.embedding.weight = torch.nn.Parameter(embeddings, requires_grad=False)
+    reference = TorchRunner(wide, SLOTS, PAGES)
     assert both(OpenVinoRunner(loaded(folder), SLOTS, PAGES, 1, (1, SLOTS), exact=True), reference, a_varied_day) < 1e-3
     assert both(OpenVinoRunner(loaded(folder), SLOTS, PAGES, 1, (1, SLOTS)), reference, a_varied_day) < 5e-2
     assert both_in_slots(OnnxRunner(loaded(folder), SLOTS, LENGTH, threads=1), reference) < 5e-2
@@ -161,11 +170,49 @@ def test_gptq_weights_go_in_as_they_are(tmp_path, options):
 
 def test_int8_rows_go_in_as_they_are(tiny_checkpoint, tmp_path):
     save_model(loaded(tiny_checkpoint), tmp_path, torch.int8, {})
-    reference = TorchRunner(loaded(tmp_path), SLOTS, PAGES)
+    reference = TorchRunner(widened(tmp_path), SLOTS, PAGES)
     exact = OpenVinoRunner(loaded(tmp_path), SLOTS, PAGES, 1, (1, SLOTS), exact=True)
     assert both(exact, reference, a_varied_day) < 1e-5
     assert both(OpenVinoRunner(loaded(tmp_path), SLOTS, PAGES, 1, (1, SLOTS)), reference, a_varied_day) < 5e-2
     assert both_in_slots(OnnxRunner(loaded(tmp_path), SLOTS, LENGTH, threads=1), reference) < 5e-2
+
+
+@pytest.fixture(scope="module")
+def rounded(tiny_checkpoint, tmp_path_factory):
+    """The model in INT8, as the embedded one was: activations are rounded too, so the least difference grows."""
+    folder = tmp_path_factory.mktemp("int8")
+    save_model(loaded(tiny_checkpoint), folder, torch.int8, {})
+    return loaded(folder)
+
+
+def test_deterministic_means_the_same_scores_alone_and_in_a_crowd(rounded):
+    runner = OpenVinoRunner(rounded, SLOTS, PAGES, 2, (1, SLOTS), deterministic=True)
+    texts = [some_ids(count, count) for count in (90, 33, 2, 64)]
+
+    def alone(ids, *cuts):
+        driven = Driven(runner)
+        table = driven.pages.open(ids)
+        for start, end in pairwise([0, *cuts, len(ids)]):
+            scores = [driven.step((table, ids[start:end], True))]
+        return torch.cat(scores + [driven.step(tokens=[token], tables=[table]) for token in (1, 2, 3)])
+
+    driven = Driven(runner)
+    tables = [driven.pages.open(ids) for ids in texts]
+    together = [driven.step(*zip(tables, texts, [True] * SLOTS, strict=True))]
+    together.append(driven.step(tokens=[1] * SLOTS, tables=tables))
+    driven.pages.close(tables.pop())
+    late = (driven.pages.open(some_ids(40, 7)), some_ids(40, 7), False)
+    together += [driven.step(late, tokens=[2] * 3, tables=tables), driven.step(tokens=[3] * 3, tables=tables)]
+    for number, ids in enumerate(texts[:3]):
+        expected = torch.stack([scores[number] for scores in together])
+        assert torch.equal(alone(ids), expected)
+        assert torch.equal(alone(ids, 1), expected)
+        assert torch.equal(alone(ids, len(ids) - 1), expected)
+
+
+def test_a_score_that_is_no_number_is_not_the_best(runner):
+    scores = np.array([[1, np.nan, 3, 2], [np.nan] * 4, [4, 1, np.inf, -np.inf]], np.float32)
+    assert runner._choose(scores, [0, 1, 2]) == [2, 0, 2]
 
 
 def test_int4_is_rounded_to_the_nearest_step():
@@ -230,6 +277,18 @@ def test_all_runners_write_the_same(runner, onnx, reference, sampling):
     true = answers(reference, True, sampling)
     assert answers(runner, True, sampling) == true
     assert answers(onnx, False, sampling) == true
+
+
+def test_onnx_is_given_weights_beside_the_graph(model):
+    """A protobuf holds 2 GB at most."""
+    graph, beside = onnx_graph.build(model)
+    assert sum(values.nbytes for values in beside.values()) > sum(weight.nbytes for weight in model.parameters())
+    assert max(tensor.ByteSize() for tensor in graph.graph.initializer) < 2_000
+
+
+def test_onnx_cannot_be_deterministic_and_says_so(tiny_checkpoint):
+    with pytest.raises(ConfigError, match="cannot be --deterministic; leave it out, or use --backend local"):
+        select(Config(model=str(tiny_checkpoint), backend="onnx", deterministic=True))
 
 
 def test_a_slot_too_short_is_told(onnx):

@@ -10,9 +10,9 @@ from engine import hardware
 from engine.backends import local
 from engine.backends.select import EMBEDDED_FOLDER
 from engine.config import Config
-from engine.errors import ConfigError
+from engine.errors import ConfigError, UnsupportedModel
 from engine.hardware import CONTEXT_BYTES, KEPT_FREE, Card, LoadPlan, Machine, plan, survey
-from engine.inference import cuda_runner, int4, runner, sampler
+from engine.inference import cuda_runner, fused, int4, onnx_runner, openvino_runner, runner, sampler
 from engine.inference.kv_cache import PAGE_TOKENS
 from engine.shape import ModelShape
 from tests.checkpoints import quantize_gptq, quantize_int8, shard, write_checkpoint
@@ -40,6 +40,21 @@ GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size":
 INT4_7B, BF16_7B = ModelShape.read(SEVEN_B | GPTQ), ModelShape.read(SEVEN_B)
 BF16_SMALL = ModelShape.read(SMALL)
 EMBEDDED = ModelShape.read(json.loads((EMBEDDED_FOLDER / "config.json").read_text()), EMBEDDED_FOLDER)
+MINI = {  # yiwen-mini's
+    "hidden_size": 512,
+    "intermediate_size": 1920,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+    "yiwen": {"segment_tokens": 80},
+}
+INT8_MINI = ModelShape.read(MINI | {"quantization_config": {"quant_method": "int8-rows", "bits": 8}})
+INT4_MINI = ModelShape.read(MINI | GPTQ)
+TABLE = 32000 * 512  # of its embeddings, values
 GB = 10**9
 README = Path(__file__).parents[1] / "README.md"
 NO_CARD = Machine(ram_bytes=32 * GB, ram_free_bytes=28 * GB, cores=8, bf16=True)
@@ -97,7 +112,7 @@ def test_a_7b_in_int4_runs_on_every_tier_of_cards(total_gb: float, slots: int, l
     assert (made.device, made.weights, made.dtype, made.kv_dtype) == ("cuda:0", "gptq-int4", "bf16", "bf16")
     assert made.slots >= slots
     assert tokens(made) >= least_tokens
-    assert (made.sequence_tokens, made.segment_tokens, made.kernels) == (8192, 512, True)
+    assert (made.sequence_tokens, made.segment_tokens, made.engine) == (8192, 512, "cuda")
     assert made.bytes.total <= total_gb * GB
 
 
@@ -141,7 +156,9 @@ def test_a_plan_counts_what_the_runners_take() -> None:
     assert hardware.PREFILL_TOKENS[0][1] == cuda_runner.PREFILL_TOKENS
     assert hardware.OLD_PREFILL_TOKENS == runner.CUDA_PREFILL_TOKENS
     assert hardware.CPU_PREFILL_TOKENS == runner.CPU_PREFILL_TOKENS
+    assert hardware.PACKED_PREFILL_TOKENS == openvino_runner.PREFILL_TOKENS == onnx_runner.PREFILL_TOKENS
     assert hardware.SORTED_ROWS == sampler.SORTED_ROWS
+    assert (hardware.ATTENTION_BLOCKS, hardware.ATTENTION_ROWS) == (cuda_runner.BLOCKS_WANTED, 16 * fused.TILE_WARPS)
 
 
 def test_the_workspace_of_a_7b_holds_a_step_of_2048_tokens_its_widened_weights_and_partial_sums() -> None:
@@ -196,10 +213,10 @@ def test_a_card_that_others_use_is_named_with_what_it_has_left() -> None:
 
 
 def test_a_small_model_goes_to_the_cpu_where_the_card_has_no_room_unless_the_card_was_asked_for() -> None:
-    made = planned(EMBEDDED, card(8.6, 0.2))
+    made = planned(EMBEDDED, card(8.6, 0.1))
     assert made.device == "cpu"
     assert "so it runs on the CPU, which is much slower" in made.reason
-    assert "has 0.2 of 8.6 GB free" in refused(EMBEDDED, card(8.6, 0.2), devices="cuda:0")
+    assert "has 0.1 of 8.6 GB free" in refused(EMBEDDED, card(8.6, 0.1), devices="cuda:0")
 
 
 def test_the_1_8b_runs_unquantised_on_8_gb() -> None:
@@ -210,27 +227,63 @@ def test_the_1_8b_runs_unquantised_on_8_gb() -> None:
 
 def test_the_embedded_model_needs_little_of_a_card() -> None:
     made = planned(EMBEDDED, card(4.3))
-    assert (made.device, made.weights, made.slots) == ("cuda:0", "int8", 128)
+    assert (made.device, made.slots) == ("cuda:0", 128)
     assert made.bytes.weights + made.bytes.workspace < GB // 2
     assert planned(EMBEDDED, card(4.3), max_vram_gb=2.0).slots >= 32
 
 
+def test_int8_is_widened_on_a_card() -> None:
+    made = planned(INT8_MINI, card(4.3))
+    assert (made.weights, made.engine, "weights in bf16 (widened from int8)" in made.reason) == ("bf16", "cuda", True)
+    assert made.bytes.weights == 2 * INT8_MINI.parameters
+    assert planned(INT8_MINI, card(4.3), precision="int8") == made
+
+
 def test_without_a_card_the_embedded_model_runs_on_the_cpu() -> None:
     made = planned(EMBEDDED)
-    assert (made.device, made.weights, made.dtype, made.kv_dtype) == ("cpu", "int8", "bf16", "fp32")
-    assert (made.slots, made.threads, made.kernels) == (8, 8, False)
+    assert (made.device, made.weights, made.dtype, made.kv_dtype) == ("cpu", EMBEDDED.stored, "bf16", "fp16")
+    assert (made.slots, made.threads, made.engine) == (8, 8, "openvino")
     assert (made.sequence_tokens, made.segment_tokens) == (2048, 80)
     assert made.bytes.total < 1.1 * GB
 
 
 def test_on_the_cpu_each_fixed_batch_is_one_more_copy_of_quantised_weights_where_there_is_room() -> None:
-    made = planned(EMBEDDED)
+    made = planned(INT8_MINI)
+    packed = INT8_MINI.quantized_bytes + TABLE  # the embedding is the head, too, and as that packed otherwise
     assert made.graphs == (1, 8)
-    assert made.bytes.graphs == 2 * EMBEDDED.quantized_bytes
-    assert planned(EMBEDDED, max_concurrent=1).graphs == (1,)
-    tight = planned(EMBEDDED, machine=replace(NO_CARD, ram_free_bytes=int(1.05 * GB)))
+    assert (made.bytes.weights, made.bytes.graphs) == (INT8_MINI.quantized_bytes + packed, 2 * packed)
+    assert planned(INT8_MINI, max_concurrent=1).graphs == (1,)
+    tight = planned(INT8_MINI, machine=replace(NO_CARD, ram_free_bytes=int(0.75 * GB)))
     assert (tight.graphs, tight.slots, tight.bytes.graphs) == ((), 8, 0)
     assert planned(BF16_SMALL).graphs == ()  # not quantised
+
+
+@pytest.mark.parametrize("shape", [INT8_MINI, INT4_MINI], ids=["int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_what_is_quantised_is_widened_where_a_precision_is_asked_for(shape: ModelShape, precision: str) -> None:
+    made = planned(shape, precision=precision)
+    assert (made.weights, made.dtype, made.kv_dtype, made.engine) == (precision, precision, precision, "torch")
+    assert made.bytes.weights == shape.parameters * (4 if precision == "fp32" else 2)
+    assert f"weights in {precision} (widened from {shape.stored})" in made.reason
+
+
+def test_onnx_has_a_buffer_of_the_whole_context_for_each_slot_and_copies_of_its_graph() -> None:
+    made = planned(INT8_MINI, backend="onnx")
+    assert (made.engine, made.graphs, made.kv_dtype, made.prefill_tokens) == ("onnx", (), "fp32", 256)
+    assert (made.slots, made.sequence_tokens, made.pages) == (8, 2048, 8 * 64)
+    assert made.bytes.kv == 8 * 2048 * INT8_MINI.kv_values_a_token * 4
+    assert made.bytes.weights > planned(INT8_MINI).bytes.weights
+    unquantised = planned(ModelShape.read(MINI), backend="onnx")
+    assert (unquantised.engine, unquantised.kv_dtype) == ("onnx", "fp32")
+    assert unquantised.bytes.weights > hardware.ONNX_COPIES * 4 * INT8_MINI.parameters
+
+
+def test_where_there_is_less_room_the_slots_of_onnx_are_shorter_and_all_of_them_whole() -> None:
+    made = planned(INT8_MINI, backend="onnx", machine=replace(NO_CARD, ram_free_bytes=int(1.27 * GB)))
+    each = made.pages // made.slots
+    assert (made.slots, made.pages) == (8, 8 * each)
+    assert made.sequence_tokens == each * PAGE_TOKENS
+    assert 1024 <= made.sequence_tokens < 2048
 
 
 def test_the_weights_of_an_int4_model_on_the_cpu_are_counted_as_they_are_read_and_packed() -> None:
@@ -242,8 +295,8 @@ def test_the_weights_of_an_int4_model_on_the_cpu_are_counted_as_they_are_read_an
 
 
 def test_a_processor_without_bf16_computes_in_fp32() -> None:
-    made = planned(EMBEDDED, machine=replace(NO_CARD, bf16=False))
-    assert (made.dtype, made.bytes.weights > planned(EMBEDDED).bytes.weights) == ("fp32", True)
+    made = planned(BF16_SMALL, machine=replace(NO_CARD, bf16=False))
+    assert (made.dtype, made.bytes.weights) == ("fp32", 4 * BF16_SMALL.parameters)
 
 
 def test_a_gigabyte_of_memory_is_enough_for_the_embedded_model_and_half_of_it_is_not() -> None:
@@ -260,15 +313,16 @@ def test_a_7b_without_a_card_needs_the_memory_for_it() -> None:
 
 def test_a_card_before_ampere_is_slower_and_says_so() -> None:
     made = planned(BF16_SMALL, card(15.8, capability=(7, 5)))
-    assert (made.weights, made.dtype, made.kernels, made.graphs) == ("fp16", "fp16", False, ())
+    assert (made.weights, made.dtype, made.engine, made.graphs) == ("fp16", "fp16", "torch", ())
     assert made.reason.endswith("run on cards of sm_80 or newer and in 16 bits, so this is slower.")
-    assert planned(EMBEDDED, card(8.6, capability=(6, 1))).dtype == "fp32"
+    older = planned(INT8_MINI, card(8.6, capability=(6, 1)))
+    assert (older.weights, older.dtype) == ("fp32", "fp32")
     assert "slower" not in planned(INT4_7B, card(15.8)).reason
 
 
 def test_in_fp32_a_card_is_used_without_our_kernels() -> None:
     made = planned(BF16_SMALL, card(24), precision="fp32")
-    assert (made.weights, made.kv_dtype, made.kernels, made.graphs) == ("fp32", "fp32", False, ())
+    assert (made.weights, made.kv_dtype, made.engine, made.graphs) == ("fp32", "fp32", "torch", ())
     assert "so this is slower" in made.reason
     assert "leave one of the two out" in refused(BF16_SMALL, card(24), precision="fp32", kv_dtype="fp8")
 
@@ -280,10 +334,16 @@ def test_int4_is_widened_on_an_old_card() -> None:
     assert "(15.0 of them for its weights in fp16)" in refused(INT4_7B, card(15.8, capability=(7, 5)))
 
 
-def test_int4_is_widened_where_a_precision_is_asked_for() -> None:
+def test_int4_is_widened_on_a_card_where_a_precision_is_asked_for() -> None:
     made = planned(INT4_7B, card(24), precision="bf16")
     assert (made.weights, made.dtype) == ("bf16", "bf16")
     assert made.bytes.weights == INT4_7B.parameters * 2
+
+
+def test_a_precision_that_is_not_stored_is_refused_before_anything_is_loaded() -> None:
+    for shape, precision in ((BF16_SMALL, "int8"), (INT4_7B, "int8"), (INT8_MINI, "int4")):
+        with pytest.raises(UnsupportedModel, match=f"not stored in {precision.upper()}"):
+            planned(shape, card(24), precision=precision)
 
 
 def test_fp8_doubles_what_the_cache_holds() -> None:
@@ -484,11 +544,6 @@ def test_this_machine_is_surveyed_without_its_cards_where_the_cpu_is_asked_for()
     assert found.cards == ()
     assert 0 < found.ram_free_bytes <= found.ram_bytes
     assert found.cores >= 1
-
-
-def test_the_instructions_that_matter_are_read_from_the_processor(tmp_path: Path) -> None:
-    root = write(tmp_path, {"proc/cpuinfo": "model name\t: X\nflags\t\t: fpu avx2 avx512f amx_tile amx_int8\n"})
-    assert survey("cpu", root).instructions == ("avx2", "avx512f", "amx_tile", "amx_int8")
 
 
 def test_a_card_too_old_for_this_torch_is_left_alone_and_named(

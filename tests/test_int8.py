@@ -1,13 +1,10 @@
-"""INT8 weights, one scale a row: the streamed product, the widened one, and what the kernel asks for."""
+"""INT8 weights, one scale a row: how near they are, and that blocks of rows are no other weights."""
 
 import pytest
 import torch
 
-from engine.inference.int8 import MAX_STREAMED_ROWS, Int8Embedding, Int8Linear, dequantize_rows, quantize_rows
-
-
-def random_rows(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return quantize_rows(torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)))
+from engine.inference import int8
+from engine.inference.int8 import Int8Rows, dequantize_rows, float_blocks, float_weight, quantize_rows
 
 
 def test_a_weight_comes_back_within_half_a_step_of_its_row() -> None:
@@ -20,28 +17,22 @@ def test_a_row_of_zeros_stays_zero() -> None:
     assert not dequantize_rows(*quantize_rows(torch.zeros(2, 8)), torch.float32).any()
 
 
-@pytest.mark.parametrize("count", range(1, MAX_STREAMED_ROWS + 2))
-def test_few_rows_and_many_have_the_same_product(count: int) -> None:
-    quantized, scale = random_rows(192, 128)
-    x = torch.randn(count, 128).bfloat16()
-    expected = x.float() @ dequantize_rows(quantized, scale, torch.float32).T
-    product = Int8Linear(quantized, scale, torch.bfloat16)(x).float()
-    assert (product - expected).norm() / expected.norm() < 0.01
+def test_scales_are_kept_in_fp32_and_weights_where_they_are() -> None:
+    quantized, scale = quantize_rows(torch.randn(4, 8))
+    held = Int8Rows(quantized, scale.bfloat16())
+    assert (held.scale.dtype, held.weight.data_ptr()) == (torch.float32, quantized.data_ptr())
 
 
-def test_weights_at_any_address_are_safe() -> None:
-    quantized, scale = random_rows(4096, 256)
-    mapped = torch.empty(quantized.numel() + 8, dtype=torch.int8)[8:].view_as(quantized)  # as safetensors maps a file
-    mapped.copy_(quantized)
-    linear = Int8Linear(mapped, scale, torch.bfloat16)
-    assert linear.weight.data_ptr() % 64 == 0
-    assert linear(torch.randn(MAX_STREAMED_ROWS, 256).bfloat16()).isfinite().all()
-
-
-def test_an_embedding_is_its_own_head() -> None:
-    quantized, scale = random_rows(32, 64)
-    embedding = Int8Embedding(quantized, scale, torch.bfloat16)
-    wide = dequantize_rows(quantized, scale, torch.bfloat16)
-    assert torch.equal(embedding(torch.tensor([3, 7])), wide[[3, 7]])
-    scores = embedding.project(wide[:2]).float()
-    assert torch.allclose(scores, wide[:2].float() @ wide.float().T, rtol=0.05, atol=0.5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("held", [True, False], ids=["held", "float"])
+def test_blocks_of_rows_are_the_same_weights(held: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(50, 8)
+    linear = torch.nn.Linear(8, 50, bias=False)
+    linear.weight.data = weight.bfloat16()
+    module = Int8Rows(*quantize_rows(weight)) if held else linear
+    whole = [float_weight(module).float(), dequantize_rows(*quantize_rows(weight), dtype)]
+    monkeypatch.setattr(int8, "BLOCK_ROWS", 16)
+    blocks = list(float_blocks(module))
+    assert [len(block) for block in blocks] == [16, 16, 16, 2]
+    assert torch.equal(torch.cat(blocks), whole[0])
+    assert torch.equal(dequantize_rows(*quantize_rows(weight), dtype), whole[1])

@@ -14,17 +14,31 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine import hardware
 from engine.backends import local
 from engine.backends.local import LocalBackend
 from engine.config import Config
 from engine.errors import BackendError, ConfigError, ModelNotFound, TextTooLong, UnsupportedModel
+from engine.hardware import Card, Machine
 from engine.inference import loader
+from engine.inference.held import Int4Held
+from engine.inference.int4 import Int4Linear
+from engine.inference.int8 import Int8Rows, quantize_rows
 from engine.inference.loader import family_of, licence_of, load
 from engine.types import ModelInfo, Prompt, Sampling
-from tests.checkpoints import CONTEXT_TOKENS, change_config, quantize_gptq, quantize_int8, scores_of, write_json
+from tests.checkpoints import (
+    CONTEXT_TOKENS,
+    change_config,
+    change_tensors,
+    quantize_gptq,
+    quantize_int8,
+    scores_of,
+    write_json,
+)
 
 GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0)
 LONG = 10**6
+EMBEDDINGS = "model.embed_tokens.weight"
 TINY = ModelInfo(
     name="tiny",
     family="hy-mt1.5",
@@ -278,40 +292,80 @@ def test_a_precision_is_kept_to(tiny_checkpoint, asked, dtype):
     assert (loaded.info.precision, loaded.model.layers[0].qkv.weight.dtype) == (asked, dtype)
 
 
-def test_left_alone_it_is_what_suits_the_machine(tiny_checkpoint):
-    assert load(str(tiny_checkpoint), "cpu", "auto").info.precision in ("fp32", "bf16")
-
-
-@pytest.mark.parametrize("asked", ["auto", "int8", "bf16"])
-def test_int8_is_called_int8_whatever_its_activations_are_in(folder, asked):
-    quantize_int8(folder)
-    assert load(str(folder), "cpu", asked).info.precision == "int8"
-
-
-def test_gptq_is_said_to_be_widened(folder):
-    quantize_gptq(folder, group_size=128, act_order=True)
-    assert load(str(folder), "cpu", "auto").info.precision == "gptq-int4, widened"
-
-
-@pytest.mark.parametrize("precision", ["bf16", "int8", "gptq"])
-def test_every_form_answers(folder, precision):
-    if precision == "int8":
-        quantize_int8(folder)
-    if precision == "gptq":
+def store(folder, form):
+    if form.startswith("gptq"):
         quantize_gptq(folder, group_size=32)
+    if form == "int8":
+        quantize_int8(folder)
+    if form == "gptq and int8":
+        embedding = load_file(folder / "model.safetensors")[EMBEDDINGS]
+        quantized, scale = quantize_rows(embedding)
+        change_tensors(folder, {EMBEDDINGS: quantized, EMBEDDINGS + "_scale": scale})
+
+
+@pytest.mark.parametrize(
+    ("form", "choices", "said"),
+    [
+        ("float", {"precision": "bf16"}, ("bf16", "torch")),
+        ("float", {"precision": "bf16", "backend": "onnx"}, ("bf16", "ONNX Runtime")),
+        ("int8", {}, ("int8", "OpenVINO")),
+        ("int8", {"precision": "int8"}, ("int8", "OpenVINO")),
+        ("int8", {"backend": "onnx"}, ("int8", "ONNX Runtime")),
+        ("int8", {"precision": "bf16"}, ("int8, widened", "torch")),
+        ("gptq", {}, ("gptq-int4", "OpenVINO")),
+        ("gptq and int8", {"precision": "int4"}, ("gptq-int4", "OpenVINO")),
+        ("gptq and int8", {"backend": "onnx"}, ("gptq-int4", "ONNX Runtime")),
+        ("gptq and int8", {"precision": "fp32"}, ("gptq-int4, widened", "torch")),
+        ("gptq and int8", {"precision": "fp32", "backend": "onnx"}, ("gptq-int4, widened", "ONNX Runtime")),
+    ],
+    ids=str,
+)
+def test_every_form_is_kept_or_widened_as_planned_and_answers(folder, form, choices, said):
+    store(folder, form)
 
     async def go():
-        backend = LocalBackend.load(Config(model=str(folder), devices="cpu", precision="bf16"))
+        backend = LocalBackend.load(Config(model=str(folder), devices="cpu", **choices))
+        assert (backend.info.precision, backend.info.kernel) == said
         chunks = await asyncio.gather(*(answer(backend, ask("Hello there", 10)) for _ in range(6)))
+        memory = backend.memory()
         await backend.close()
-        return chunks
+        return chunks, memory, backend.info.planned_bytes
 
-    assert [len(chunks) for chunks in asyncio.run(go())] == [10] * 6
+    chunks, memory, planned = asyncio.run(go())
+    assert [len(each) for each in chunks] == [10] * 6
+    pages = memory["pages_used"] + memory["pages_free"]
+    scrap = 0 if said[1] == "ONNX Runtime" else memory["kv_total"] // pages  # each slot of ONNX has a buffer instead
+    assert planned["kv"] == memory["kv_total"] + scrap
 
 
-def test_int8_of_a_model_that_is_not_stored_so_is_refused_with_what_to_do(tiny_checkpoint):
-    with pytest.raises(UnsupportedModel, match=r"not stored in INT8; make an INT8 copy with `python -m engine.tools"):
-        LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cpu", precision="int8"))
+@pytest.mark.parametrize(
+    ("capability", "form", "planned"),
+    [
+        ((7, 5), "float", ("fp16", None, None)),
+        ((7, 5), "gptq and int8", ("fp16", None, None)),
+        ((6, 1), "int8", ("fp32", None, None)),
+        ((8, 9), "int8", ("bf16", None, None)),
+        ((8, 9), "gptq and int8", ("bf16", Int4Linear, None)),
+        (None, "int8", ("fp32", Int4Held, Int8Rows)),
+        (None, "gptq and int8", ("fp32", Int4Held, Int8Rows)),
+    ],
+    ids=str,
+)
+def test_a_model_is_loaded_as_planned_and_never_in_bf16_before_ampere(folder, monkeypatch, capability, form, planned):
+    store(folder, form)
+    cards = (Card("cuda:0", "Test", 8 * 10**9, capability, 7 * 10**9),) if capability else ()
+    machine = Machine(ram_bytes=32 * 10**9, ram_free_bytes=28 * 10**9, cores=1, bf16=False, cards=cards)
+    monkeypatch.setattr(hardware, "survey", lambda devices: machine)
+    asked = []
+    monkeypatch.setattr(local, "load", lambda *given: asked.append(given))
+    local.prepared(Config(model=str(folder)))
+    assert asked == [(str(folder), "cuda:0" if capability else "cpu", *planned, folder)]
+
+
+@pytest.mark.parametrize(("precision", "tool"), [("int4", "engine.tools.quantize"), ("int8", "engine.tools.convert")])
+def test_a_precision_the_model_is_not_stored_in_names_the_tool_that_makes_it(tiny_checkpoint, precision, tool):
+    with pytest.raises(UnsupportedModel, match=f"not stored in {precision.upper()}; .* `python -m {tool}`"):
+        LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cpu", precision=precision))
 
 
 def test_a_card_that_is_not_there_is_refused_with_how_many_there_are(tiny_checkpoint):
@@ -386,9 +440,13 @@ def test_weights_that_do_not_fit_the_device_are_said_in_a_sentence(
         LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cpu"))
 
 
-def test_the_first_token_and_the_end_wait_for_nobody_and_what_is_between_is_told_once_a_paint():
+def test_the_first_token_and_the_end_wait_for_nobody_and_what_is_between_is_told_once_a_paint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "PAINT_SECONDS", 60)
+
     async def go():
-        outbox = local._Outbox(asyncio.get_running_loop(), paint_seconds=60)
+        outbox = local._Outbox(asyncio.get_running_loop())
         one, other = asyncio.Queue(), asyncio.Queue()
         outbox.put(one, (1, None, None), at_once=True)
         await asyncio.sleep(0.01)

@@ -20,6 +20,8 @@ from engine.inference.checkpoint import read_config
 from engine.inference.cuda_runner import CudaRunner
 from engine.inference.held import Int4Held
 from engine.inference.int4 import Int4Linear
+from engine.inference.int8 import Int8Rows
+from engine.inference.kv_cache import PAGE_TOKENS
 from engine.inference.loader import Loaded, folder_of, load
 from engine.inference.runner import Runner, TorchRunner
 from engine.inference.sampler import resolve
@@ -34,12 +36,12 @@ Told = tuple[int | None, FinishReason | None, BackendError | None]
 
 class _Outbox:
     """What the generation thread tells the streams of one event loop. All of a step wakes the loop once: with 256
-    streams a token takes 6 µs of Python so, and 13 µs when each wakes it. And, but for the first token and the end of an
-    answer, not more often than a page is painted: on two cores a loop that wakes for every token takes the model a
+    streams a token takes 6 µs of Python so, and 13 µs when each wakes it. And not more often than a page is painted,
+    but for the first token of an answer and its end: on two cores a loop that wakes for every token takes the model a
     sixth of its time (2.0 against 2.35 ms a token)."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, paint_seconds: float) -> None:
-        self.loop, self._paint_seconds = loop, paint_seconds
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self._told: deque[tuple[asyncio.Queue[Told], Told]] = deque()
         self._woken = False
         self._delivered = 0.0
@@ -53,7 +55,7 @@ class _Outbox:
                 self.loop.call_soon_threadsafe(self._deliver if at_once else self._wake)
 
     def _wake(self) -> None:
-        early = self._delivered + self._paint_seconds - self.loop.time()
+        early = self._delivered + PAINT_SECONDS - self.loop.time()
         if early > 0:
             self.loop.call_later(early, self._deliver)
         else:
@@ -68,8 +70,6 @@ class _Outbox:
 
 
 class LocalBackend:
-    paint_seconds = PAINT_SECONDS  # before the first stream; 0 gives every token its own time
-
     def __init__(
         self, loaded: Loaded, plan: LoadPlan, runner: Runner, window: int | None = None, share: bool = True
     ) -> None:
@@ -94,7 +94,7 @@ class LocalBackend:
         Raises what `hardware.plan` and `loader.load` raise.
         """
         loaded, plan = prepared(config)
-        share = config.backend != "onnx"  # its slots have buffers of their own
+        share = plan.engine != "onnx"  # its slots have buffers of their own
         return cls(loaded, plan, runner_of(loaded, plan, config), config.kv_window, share)
 
     @property
@@ -147,7 +147,7 @@ class LocalBackend:
 
     def _outbox_of(self, loop: asyncio.AbstractEventLoop) -> _Outbox:
         if self._outbox is None or self._outbox.loop is not loop:
-            self._outbox = _Outbox(loop, self.paint_seconds)
+            self._outbox = _Outbox(loop)
         return self._outbox
 
     def memory(self) -> dict[str, int]:
@@ -168,20 +168,22 @@ def prepared(config: Config) -> tuple[Loaded, LoadPlan]:
     torch.set_num_threads(min(plan.threads, torch.get_num_threads()))  # torch does not see a container's quota
     if config.max_vram_gb is not None and plan.device != "cpu":
         _set_ceiling(config.max_vram_gb, plan)
-    linear = None if plan.weights != "gptq-int4" else Int4Linear if plan.kernels else Int4Held
-    return load(config.model, plan.device, config.precision, linear, folder), plan
+    widened = plan.weights == plan.dtype
+    int4 = None if widened else Int4Linear if plan.engine == "cuda" else Int4Held
+    int8 = None if widened or plan.engine == "cuda" else Int8Rows
+    return load(config.model, plan.device, plan.dtype, int4, int8, folder), plan
 
 
 def runner_of(loaded: Loaded, plan: LoadPlan, config: Config) -> Runner:
     """What runs a loaded model as planned. Its libraries are imported late: OpenVINO alone takes a second."""
     model = loaded.model
-    if config.backend == "onnx":
+    if plan.engine == "onnx":
         try:
             from engine.inference.onnx_runner import OnnxRunner
         except ImportError as error:
             raise ConfigError(f"--backend onnx needs what requirements.txt names for it ({error}).") from error
-        return OnnxRunner(model, plan.slots, plan.sequence_tokens, plan.threads)
-    if plan.device == "cpu" and plan.weights in ("int8", "gptq-int4"):
+        return OnnxRunner(model, plan.slots, plan.pages // plan.slots * PAGE_TOKENS, plan.threads)
+    if plan.engine == "openvino":
         try:
             from engine.inference.openvino_runner import OpenVinoRunner
         except ImportError as error:
@@ -189,8 +191,8 @@ def runner_of(loaded: Loaded, plan: LoadPlan, config: Config) -> Runner:
                 f"OpenVINO cannot be imported ({error}); install the version that requirements.txt names, or use "
                 "--backend onnx."
             ) from error
-        return OpenVinoRunner(model, plan.slots, plan.pages, plan.threads, plan.graphs)
-    if not plan.kernels:
+        return OpenVinoRunner(model, plan.slots, plan.pages, plan.threads, plan.graphs, config.deterministic)
+    if plan.engine == "torch":
         return TorchRunner(model, plan.slots, plan.pages)
     if plan.weights == "gptq-int4" and any(isinstance(module, nn.Linear) for module in model.layers.modules()):
         raise UnsupportedModel(

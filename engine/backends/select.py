@@ -38,6 +38,8 @@ def _for_onnx(config: Config) -> Config:
         raise ConfigError(f"--backend onnx runs on the CPU, not on {config.devices}; leave --devices out.")
     if config.kv_window is not None:
         raise ConfigError("--backend onnx knows no --kv-window; leave it out, or use --backend local.")
+    if config.deterministic:  # a row alone and beside others takes other products in ONNX Runtime
+        raise ConfigError("--backend onnx cannot be --deterministic; leave it out, or use --backend local.")
     return replace(config, devices="cpu")
 
 

@@ -1,7 +1,7 @@
 """Checkpoint folders in transformers' layout ↔ our model: names, shapes, config. Reads bf16/fp16/fp32, INT8 and GPTQ.
 
-Knows no tokenizer, no prompt and no kernel: what computes with INT4 is handed in. Nothing here downloads: a hub id has
-become a folder before.
+Knows no tokenizer, no prompt and no kernel: what INT4 and INT8 become is handed in. Nothing here downloads: a hub id
+has become a folder before.
 """
 
 import json
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from engine.errors import ModelNotFound, UnsupportedModel
 from engine.inference import gptq
 from engine.inference.gptq import GptqConfig, Int4Weight
-from engine.inference.int8 import Int8Embedding, Int8Linear, float_weight, quantize_rows
+from engine.inference.int8 import dequantize_rows, float_weight, quantize_rows
 from engine.inference.model import HunYuanDense, ModelConfig, effective_rope_base
 from engine.shape import MAX_POSITIONS
 
@@ -114,15 +114,22 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-# An INT4 matrix, on the device → the layer that multiplies by it, [..., in] → [..., out], of activations in `dtype`.
+# An INT4 matrix, on the device → what stands where its layer belongs.
 MakeLinear = Callable[[Int4Weight], nn.Module]
+# The same for INT8 [rows, in] and scales [rows], of a layer or the embedding.
+MakeRows = Callable[[Tensor, Tensor], nn.Module]
 
 
 def load_model(
-    folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: str, linear: MakeLinear | None = None
+    folder: Path,
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+    device: str,
+    int4: MakeLinear | None = None,
+    int8: MakeRows | None = None,
 ) -> HunYuanDense:
-    """The model of a folder, on `device`, in evaluation mode. INT8 weights stay INT8; GPTQ matrices are what `linear`
-    makes of them (query, key and value as one, gate and up too), or are widened to `dtype` without it.
+    """The model of a folder, on `device`, in evaluation mode. Quantised matrices are what `int4` and `int8` make of
+    them (query, key and value as one, gate and up too), or are widened to `dtype` without.
 
     Tensors go to the device one at a time: the host holds no more than the largest.
     """
@@ -135,12 +142,11 @@ def load_model(
         widths = _widths(model.config, place, module.weight)
         expected = [part.shape for part in torch.split(module.weight, widths)]
         parts = list(zip(names, expected, strict=True))
-        if linear and all(weights.is_int4(name) for name in names):
-            _replace(model, place, linear(gptq.fuse([weights.int4(*part) for part in parts], place)))
-        elif weights.is_int8(names[0]):
+        if int4 and all(weights.is_int4(name) for name in names):
+            _replace(model, place, int4(gptq.fuse([weights.int4(*part) for part in parts], place)))
+        elif int8 and all(weights.is_int8(name) for name in names):
             quantized, scales = zip(*(weights.int8(*part) for part in parts), strict=True)
-            kind = Int8Embedding if place == "embedding" else Int8Linear
-            _replace(model, place, kind(_joined(quantized), _joined(scales), dtype))
+            _replace(model, place, int8(_joined(quantized), _joined(scales)))
         else:
             wide = _joined([weights.wide(*part, dtype) for part in parts])
             module.weight = nn.Parameter(wide, requires_grad=False)
@@ -236,18 +242,26 @@ class _Weights:
 
     def int8(self, name: str, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """(INT8 [out, in], scales [out])."""
-        weight, scales = self._tensor(name + ".weight"), self._tensor(name + ".weight_scale")
-        _check_shape(name, weight, shape)
-        if scales.shape != shape[:1]:
-            raise UnsupportedModel(f"{name} has {scales.numel()} scales for {shape[0]} rows.")
-        return weight, scales
+        return self._matrix(name, shape), self._scales(name, shape)
 
     def wide(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         if self.is_int4(name):
             return self.int4(name, shape).dequantize().to(dtype)
+        weight = self._matrix(name, shape)
+        if weight.dtype == torch.int8:
+            return dequantize_rows(weight, self._scales(name, shape), dtype)
+        return weight.to(dtype)
+
+    def _matrix(self, name: str, shape: torch.Size) -> Tensor:
         weight = self._tensor(name + ".weight")
         _check_shape(name, weight, shape)
-        return weight.to(dtype)
+        return weight
+
+    def _scales(self, name: str, shape: torch.Size) -> Tensor:
+        scales = self._tensor(name + ".weight_scale")
+        if scales.shape != shape[:1]:
+            raise UnsupportedModel(f"{name} has {scales.numel()} scales for {shape[0]} rows.")
+        return scales
 
     def _tensor(self, name: str) -> Tensor:
         if name not in self._files:

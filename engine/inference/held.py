@@ -1,14 +1,16 @@
-"""What the graphs of the CPU engines share: a model whose INT4 matrices are only held, and its head in INT4.
+"""What the graphs of the CPU engines share: a model whose INT4 matrices are only held, its head in INT4, and its
+embedding in INT8.
 
-The head of GPTQ checkpoints stays in 16 bits, but it is a third of what the embedded model reads for a token, so it is
-rounded here. Knows no graph.
+GPTQ checkpoints keep head and embedding in 16 bits or INT8, but the head is a third of what the embedded model reads
+for a token, so it is rounded here. Knows no graph.
 """
 
 import torch
 from torch import Tensor, nn
 
+from engine.inference import gptq
 from engine.inference.gptq import Int4Weight
-from engine.inference.int8 import Int8Rows, float_weight
+from engine.inference.int8 import Int8Rows, float_blocks, quantize_rows
 from engine.inference.model import HunYuanDense
 
 HEAD_GROUP = 64
@@ -16,8 +18,8 @@ STEPS = 15  # between the smallest and the largest of four bits
 
 
 class Int4Held(nn.Module):
-    """Stands where an INT4 matrix belongs in a model that is loaded only to be made a graph of: `load_model`'s
-    `linear`."""
+    """Stands where an INT4 matrix belongs in a model that is loaded only to be made a graph of, as `Int8Rows` where one
+    in INT8 does."""
 
     def __init__(self, weight: Int4Weight) -> None:
         super().__init__()
@@ -28,9 +30,19 @@ def int4_weights(model: HunYuanDense) -> list[Int4Weight]:
     return [module.held for module in model.modules() if isinstance(module, Int4Held)]
 
 
-def float_head(model: HunYuanDense) -> Tensor:
-    """[vocab_size, hidden_size], whatever it is stored as."""
-    return float_weight(model.embedding if model.head is None else model.head)
+def int4_head(model: HunYuanDense) -> Int4Weight:
+    """[vocab_size, hidden_size], whatever it is stored as; the embedding where they are one."""
+    head = model.embedding if model.head is None else model.head
+    return gptq.fuse([round_groups(block, HEAD_GROUP) for block in float_blocks(head)])
+
+
+def int8_embedding(model: HunYuanDense) -> Int8Rows:
+    """[vocab_size, hidden_size], as it is or rounded."""
+    embedding: nn.Module = model.embedding
+    if isinstance(embedding, Int8Rows):
+        return embedding
+    values, scales = zip(*map(quantize_rows, float_blocks(embedding)), strict=True)
+    return Int8Rows(torch.cat(values), torch.cat(scales))
 
 
 def round_groups(weight: Tensor, group: int) -> Int4Weight:
@@ -43,16 +55,3 @@ def round_groups(weight: Tensor, group: int) -> Int4Weight:
     zeros = (-low / wide).round().clamp(0, STEPS)
     values = (parts / wide[..., None]).round_().add_(zeros[..., None]).clamp_(0, STEPS)
     return Int4Weight(values.to(torch.uint8).flatten(1), scales, zeros.to(torch.uint8), None, group)
-
-
-def weight_bytes(model: HunYuanDense) -> int:
-    """Of the weights as they are stored, with INT4 packed."""
-    total = 0
-    for module in model.modules():
-        if isinstance(module, Int4Held):
-            total += (module.held.values.nbytes + module.held.zeros.nbytes) // 2 + module.held.scales.nbytes
-        elif isinstance(module, Int8Rows):
-            total += module.weight.nbytes + module.scale.nbytes
-        else:
-            total += sum(weight.nbytes for weight in module.parameters(recurse=False))
-    return total

@@ -1,16 +1,29 @@
-"""INT8 weights, one scale an output row: half of bf16, and on the CPU faster than it. Activations stay in bf16 or fp32.
+"""INT8 weights, one scale an output row: half of bf16. They are computed with by the CPU's graphs; elsewhere they are
+widened as they are loaded.
 
-The scheme is plain round to nearest, w ≈ q·s with s = max|w| / 127 of the row; kept norms and activations untouched.
+The scheme is plain round to nearest, w ≈ q·s with s = max|w| / 127 of the row; norms are left as they are.
 """
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-# On the CPU the INT8 kernel streams weights for few rows; above, a dense product of the widened weights is faster
-# (two cores with AVX-512, 8 rows: a layer's four products take 428 µs in INT8 and 453 µs in bf16, the head 1.9 and
-# 2.5 ms; with 4 rows 224 and 416 µs).
-MAX_STREAMED_ROWS = 8
+BLOCK_ROWS = 1_024  # in fp32 at once: the embedding of a 7B would take 2.1 GB
+
+
+class Int8Rows(nn.Module):
+    """Stands where a matrix [rows, in] belongs in a model that is loaded only to be made a graph of: INT8 `weight`,
+    fp32 `scale` [rows]."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, weight: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale.float())
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,45 +34,12 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantize_rows(quantized: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    return (quantized.float() * scale.float()[:, None]).to(dtype)
-
-
-class Int8Rows(nn.Module):
-    """An INT8 matrix [rows, in] with a scale each row, and its widened copy."""
-
-    weight: Tensor
-    scale: Tensor
-    wide: Tensor
-
-    def __init__(self, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
-        super().__init__()
-        # A copy, so that it is aligned: torch 2.13's kernel crashes on weights off a 64-byte boundary (a mapped file).
-        self.register_buffer("weight", weight.clone(memory_format=torch.contiguous_format))
-        self.register_buffer("scale", scale.to(dtype))
-        self.register_buffer("wide", dequantize_rows(weight, scale, dtype))
-
-    def product(self, x: Tensor) -> Tensor:
-        """`x @ w.T`: [..., in] → [..., rows]."""
-        vectors = x.numel() // x.shape[-1]
-        if vectors <= MAX_STREAMED_ROWS and x.dtype == torch.bfloat16 and not x.is_cuda:
-            flat: Tensor = torch._weight_int8pack_mm(x.reshape(vectors, -1), self.weight, self.scale)
-            return flat.view(*x.shape[:-1], -1)
-        return F.linear(x, self.wide)
-
-
-class Int8Linear(Int8Rows):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.product(x)
-
-
-class Int8Embedding(Int8Rows):
-    """Rows looked up by id; the same matrix is the tied head through `project`."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.wide)
-
-    def project(self, x: Tensor) -> Tensor:
-        return self.product(x)
+    """[out, in] in `dtype`, with no more than a block of it in fp32 beside."""
+    wide = torch.empty(quantized.shape, dtype=dtype, device=quantized.device)
+    blocks = (torch.split(each, BLOCK_ROWS) for each in (wide, quantized, scale))
+    for part, values, scales in zip(*blocks, strict=True):
+        part.copy_(values * scales.float()[:, None])
+    return wide
 
 
 def float_weight(module: nn.Module) -> Tensor:
@@ -68,3 +48,12 @@ def float_weight(module: nn.Module) -> Tensor:
         return dequantize_rows(module.weight, module.scale, torch.float32)
     assert isinstance(module.weight, Tensor)
     return module.weight.detach()
+
+
+def float_blocks(module: nn.Module) -> Iterator[Tensor]:
+    """The same in fp32, a block of rows at a time."""
+    if isinstance(module, Int8Rows):
+        weights, scales = torch.split(module.weight, BLOCK_ROWS), torch.split(module.scale, BLOCK_ROWS)
+        yield from map(partial(dequantize_rows, dtype=torch.float32), weights, scales)
+    else:
+        yield from (part.float() for part in torch.split(float_weight(module), BLOCK_ROWS))

@@ -14,15 +14,8 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from engine.errors import ConfigError, ModelNotFound, UnsupportedModel
-from engine.inference.checkpoint import (
-    GPTQ_METHOD,
-    INT8_METHOD,
-    MakeLinear,
-    load_model,
-    read_config,
-    read_json,
-)
+from engine.errors import ConfigError, ModelNotFound
+from engine.inference.checkpoint import MakeLinear, MakeRows, load_model, read_config, read_json
 from engine.inference.model import HunYuanDense
 from engine.inference.tokenizer import ChatTokenizer
 from engine.languages import LANGUAGES
@@ -30,8 +23,6 @@ from engine.shape import ModelShape
 from engine.types import Family, ModelInfo, Sampling
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-KEPT_PRECISIONS = ("auto", "int4")  # asked so, INT4 weights stay INT4
-_MADE_BY = {INT8_METHOD: ("int8", "engine.tools.convert"), GPTQ_METHOD: ("int4", "engine.tools.quantize")}
 _LICENCES: dict[Family, str] = {
     "hy-mt1.5": "Tencent HY Community License: not granted in the EU, the UK and South Korea; "
     "not affiliated with Tencent",
@@ -49,30 +40,34 @@ class Loaded:
 
 
 def load(
-    name: str, device: str, precision: str, linear: MakeLinear | None = None, folder: Path | None = None
+    name: str,
+    device: str,
+    dtype: str,
+    int4: MakeLinear | None = None,
+    int8: MakeRows | None = None,
+    folder: Path | None = None,
 ) -> Loaded:
-    """`name`: a folder, or a hub id (downloaded once, into the hub's own cache). `device`: auto, cpu, cuda:N.
-    `precision`: auto, fp32, bf16, fp16, int8, int4. With auto and int4 the matrices of an INT4 checkpoint are what
-    `linear` makes of them; without it, and with the others, they are widened. `folder`: where `folder_of` has found it.
+    """`name`: a folder, or a hub id (downloaded once, into the hub's own cache). The others as `hardware.plan` has
+    decided: `device`: cpu, cuda:N. `dtype` of activations and of all weights but those that `int4` and `int8` are
+    given, see `load_model`: fp32, bf16, fp16. `folder`: where `folder_of` has found it.
 
-    Raises `ModelNotFound`, `UnsupportedModel`, or `ConfigError` for a device that is not there or too small.
+    Raises `ModelNotFound`, `UnsupportedModel`, or `ConfigError` for a device that is too small.
     """
-    device = _device(device)
     folder = folder or folder_of(name)
     config = read_config(folder)
-    if precision not in KEPT_PRECISIONS:
-        linear = None
-    dtype, shown = _precision(precision, config, device, linear is not None)
+    shape = ModelShape.read(config)
+    kept = {"gptq-int4": int4, "int8": int8}
+    shown = dtype if shape.stored not in kept else shape.stored + ("" if kept[shape.stored] else ", widened")
     log.info("loading %s as %s on %s", name, shown, device)
     sampling, tokenizer = _sampling(folder), ChatTokenizer(folder)  # before the weights, which take longer to fail
     try:
-        model = load_model(folder, config, dtype, device, linear)
+        model = load_model(folder, config, _DTYPES[dtype], device, int4, int8)
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"The weights of {name!r} do not fit the memory of {device} as {shown}; "
             "use a smaller model, another device, or --devices cpu."
         ) from error
-    return Loaded(model, tokenizer, _info(name, config, shown, device), sampling)
+    return Loaded(model, tokenizer, _info(name, config, shape, shown, device), sampling)
 
 
 def family_of(name: str, config: dict[str, Any]) -> Family:
@@ -106,33 +101,8 @@ def folder_of(name: str) -> Path:
         ) from error
 
 
-def _device(asked: str) -> str:
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if asked == "auto":
-        return "cuda:0" if cards else "cpu"
-    if asked != "cpu" and int(asked.removeprefix("cuda:")) >= cards:
-        raise ConfigError(f"There is no device {asked!r}: this machine has {cards} CUDA cards; use --devices cpu.")
-    return asked
-
-
-def _precision(asked: str, config: dict[str, Any], device: str, keeps_int4: bool) -> tuple[torch.dtype, str]:
-    """(dtype of activations and unquantised weights, what to call it)."""
-    method = (config.get("quantization_config") or {}).get("quant_method")
-    for stored, (asked_for, tool) in _MADE_BY.items():
-        if asked == asked_for and method != stored:
-            raise UnsupportedModel(
-                f"This model is not stored in {asked.upper()}; make an {asked.upper()} copy with `python -m {tool}`, "
-                "or leave --precision out."
-            )
-    if asked not in _DTYPES:
-        on_cpu_without_bf16 = device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        asked = "fp32" if on_cpu_without_bf16 else "bf16"
-    int4 = "gptq-int4" if keeps_int4 else "gptq-int4, widened"
-    return _DTYPES[asked], {INT8_METHOD: "int8", GPTQ_METHOD: int4}.get(method or "", asked)
-
-
-def _info(name: str, config: dict[str, Any], precision: str, device: str) -> ModelInfo:
-    ours, shape = _ours(config), ModelShape.read(config)
+def _info(name: str, config: dict[str, Any], shape: ModelShape, precision: str, device: str) -> ModelInfo:
+    ours = _ours(config)
     return ModelInfo(
         name=ours.get("name") or Path(name).name if Path(name).is_dir() else name,
         family=family_of(name, config),

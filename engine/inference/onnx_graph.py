@@ -23,24 +23,27 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from engine.inference.gptq import Int4Weight
-from engine.inference.held import HEAD_GROUP, Int4Held, float_head, int4_weights, round_groups
-from engine.inference.int8 import Int8Rows, float_weight, quantize_rows
+from engine.inference.held import Int4Held, int4_head, int4_weights, int8_embedding
+from engine.inference.int8 import Int8Rows, float_weight
 from engine.inference.model import HunYuanDense, Layer, ModelConfig, RMSNorm
 
 SCORES = "scores"
 KINDS = ("keys", "values")
 _MICROSOFT = "com.microsoft"  # operations of ONNX Runtime's own
 _OPSET, _IR = 21, 10
+_INSIDE_BYTES = 1_024  # of a constant in the graph itself; some are shapes, which ONNX Runtime wants to see there
 _LARGEST_BLOCK = 128  # of weights that share a scale; a power of two, from 16
 _INT8_ACTIVATIONS = 4  # `accuracy_level` of MatMulNBits
 
 
 class _Graph:
-    """Nodes and constants as they come; each node's first output is its value."""
+    """Nodes and constants as they come; each node's first output is its value. Of large constants the graph has the
+    name alone, since a protobuf holds 2 GB at most, and each would be copied twice."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
+        self.outside: dict[str, NDArray[np.generic]] = {}
 
     def __call__(self, operation: str, *inputs: str, outputs: int = 1, own: bool = False, **attributes: Any) -> str:
         return self.all(operation, *inputs, outputs=outputs, own=own, **attributes)[0]
@@ -60,11 +63,20 @@ class _Graph:
         name = f"constant.{len(self.constants)}"
         if isinstance(values, Tensor):
             values = values.detach().contiguous().numpy()
-        self.constants.append(numpy_helper.from_array(np.asarray(values), name))
+        array = np.asarray(values)
+        if array.nbytes <= _INSIDE_BYTES:
+            self.constants.append(numpy_helper.from_array(array, name))
+            return name
+        self.outside[name] = array
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        tensor = TensorProto(name=name, dims=array.shape, data_type=kind, data_location=TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value="memory")
+        self.constants.append(tensor)
         return name
 
 
-def build(model: HunYuanDense) -> onnx.ModelProto:
+def build(model: HunYuanDense) -> tuple[onnx.ModelProto, dict[str, NDArray[np.generic]]]:
+    """The graph, and the constants beside it by name, some of which are the model's own memory."""
     config, graph = model.config, _Graph()
     x, head = _embedded_and_head(graph, model)
     half = config.head_dim // 2
@@ -88,7 +100,7 @@ def build(model: HunYuanDense) -> onnx.ModelProto:
             made.append(helper.make_tensor_value_info(f"new_{kind}.{layer_index}", TensorProto.FLOAT, buffer))
     whole = helper.make_graph(graph.nodes, "HunYuanDense", described, made, graph.constants)
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_MICROSOFT, 1)]
-    return helper.make_model(whole, opset_imports=opsets, ir_version=_IR)
+    return helper.make_model(whole, opset_imports=opsets, ir_version=_IR), graph.outside
 
 
 def _layer(graph: _Graph, config: ModelConfig, layer: Layer, x: str, rotation: tuple[str, str]) -> str:
@@ -132,8 +144,7 @@ def _embedded_and_head(graph: _Graph, model: HunYuanDense) -> tuple[str, nn.Modu
     embedding: nn.Module = model.embedding
     head = embedding if model.head is None else model.head
     if int4_weights(model):
-        head = Int4Held(round_groups(float_head(model), HEAD_GROUP))
-        return _int8_rows(graph, *quantize_rows(float_weight(embedding))), head
+        embedding, head = int8_embedding(model), Int4Held(int4_head(model))
     if isinstance(embedding, Int8Rows):
         return _int8_rows(graph, embedding.weight, embedding.scale), head
     return graph("Gather", graph.constant(float_weight(embedding).float()), "ids"), head

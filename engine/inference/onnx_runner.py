@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.inference.held import weight_bytes
 from engine.inference.kv_cache import PAGE_TOKENS, Table
 from engine.inference.model import HunYuanDense
 from engine.inference.onnx_graph import KINDS, SCORES, build
@@ -25,7 +24,7 @@ ERRORS_ONLY = 3  # of ONNX Runtime's log
 
 
 class OnnxRunner:
-    """Serves a model that was loaded for it, on the CPU with `linear=Int4Held`; it may be let go afterwards."""
+    """Serves a model that was loaded for it, on the CPU with `Int4Held` and `Int8Rows`; it may be let go afterwards."""
 
     ahead = False
     device = "cpu"
@@ -39,8 +38,11 @@ class OnnxRunner:
         self.pages = slots * (length // PAGE_TOKENS)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, ERRORS_ONLY
+        graph, self._constants = build(model)  # held, for the session has them where they are
+        values = map(onnxruntime.OrtValue.ortvalue_from_numpy, self._constants.values())
+        options.add_external_initializers(list(self._constants), list(values))
         self._session = onnxruntime.InferenceSession(
-            build(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         shape = (slots, config.kv_heads, length, config.head_dim)
         self._buffers = {
@@ -50,7 +52,8 @@ class OnnxRunner:
         self._vocab_size = config.vocab_size
         self._sampler = Sampler(slots, config.vocab_size, "cpu", min(LENGTH, length))
         kv_bytes = sum(buffer.nbytes for buffer in self._buffers.values())
-        self._memory = {"weights": weight_bytes(model), "kv_total": kv_bytes}
+        weights = sum(constant.nbytes for constant in self._constants.values())
+        self._memory = {"weights": weights, "kv_total": kv_bytes}
 
     def beside(self, rows: int) -> int:
         return 8 + 4 * rows
@@ -84,15 +87,16 @@ class OnnxRunner:
         ONNX Runtime wants neighbouring buffers, so slots between these run too, with a token that is written behind
         what they hold, where their own next one will come.
         """
-        count = max(slots) + 1
-        ids, positions = [[0] for _ in range(count)], [[0] for _ in range(count)]
+        first, end = min(slots), max(slots) + 1
+        ids, positions = [[0] for _ in range(first, end)], [[0] for _ in range(first, end)]
         for slot, token, table in zip(slots, tokens, tables, strict=True):
-            ids[slot], positions[slot] = [token], [table.position]
+            ids[slot - first], positions[slot - first] = [token], [table.position]
             self._held[slot] = table.length
-        scores = self._run(ids, positions, [min(held, self.length - 1) for held in self._held[:count]], slice(count))
+        last = [min(held, self.length - 1) for held in self._held[first:end]]
+        scores = self._run(ids, positions, last, slice(first, end))
         for slot in slots:
             self._held[slot] += 1
-        return scores[torch.tensor(slots)]
+        return scores[torch.tensor(slots) - first]
 
     def _run(
         self, ids: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], last: Sequence[int], slots: slice

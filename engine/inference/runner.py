@@ -17,8 +17,9 @@ from engine.inference.sampler import Sampler
 from engine.types import Sampling
 
 CPU_PREFILL_TOKENS = 1_024
-# The embedded model in INT8 on one core: a token of 1, 4, 8, 16 rows takes 11.5, 16, 25, 44 ms; a chunk of 8, 16, 48,
-# 96 tokens 19, 30, 46, 72 ms. So with 6 tokens a row the step takes less than three times as long.
+# As the embedded model in INT8 had it on one core, before OpenVINO ran it: a token of 1, 4, 8, 16 rows took 11.5, 16,
+# 25, 44 ms; a chunk of 8, 16, 48, 96 tokens 19, 30, 46, 72 ms. With 6 tokens a row a step took less than three times
+# as long.
 CPU_BESIDE_A_ROW = 6
 CPU_BESIDE_TOKENS = 8
 BESIDE_CHUNKS = 4  # prompts in a step while rows run: what a step of fixed size, captured in a graph, has room for
