@@ -6,6 +6,7 @@ import json
 import random
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,9 @@ import torch
 from engine.inference import checkpoint
 from engine.inference.kv_cache import PAGE_TOKENS
 from engine.inference.sampler import GREEDY
-from engine.tools import bench, bench_engine, bench_gguf, bench_ours, bench_peers, synthetic
+from engine.tools import asked, bench, bench_engine, bench_gguf, bench_ours, bench_peers, synthetic
 from engine.tools.bench_ours import Job
+from tests.checkpoints import quantize_gptq, write_checkpoint
 
 TINY = synthetic.SHAPES["tiny"]
 SMALL = ["--batch", "1,2", "--prompt-tokens", "90", "--new-tokens", "4", "--repeat", "2"]
@@ -31,7 +33,7 @@ class Clockwork:
     """An engine that takes 50 ms to a first token and 10 ms to each other, 40 ms while it takes in a long prompt."""
 
     name, precision, device, config = "clockwork", "none", "cpu", TINY
-    longest, weights_read, kv_token_bytes = 4_096, 1_000_000, 100
+    longest, threads, weights_read, kv_token_bytes = 4_096, 3, 1_000_000, 100
     closed = False
 
     def prompt(self, tokens, dice):
@@ -157,15 +159,11 @@ def test_the_cache_has_room_for_the_largest_batch_and_for_a_long_prompt_beside_l
     assert with_long.pages * PAGE_TOKENS >= 7 * 111 + 2_048
 
 
-@pytest.mark.parametrize(
-    ("shape", "parameters", "gigabytes"),
-    [("7b", 7.504, 4.649), ("1.8b", 1.791, 1.291)],  # parameters as the cards have them; bytes as vLLM reads them
-)
-def test_synthetic_models_have_the_true_sizes(shape, parameters, gigabytes):
+@pytest.mark.parametrize(("shape", "parameters"), [("7b", 7.504), ("1.8b", 1.791)])  # in 10⁹, as the cards have them
+def test_synthetic_models_have_the_true_sizes(shape, parameters):
     config = synthetic.SHAPES[shape]
     embedding = config.vocab_size * config.hidden_size
     assert (config.body_parameters + embedding) / 1e9 == pytest.approx(parameters, abs=0.001)
-    assert synthetic.stored_bytes(config) / 1e9 == pytest.approx(gigabytes, abs=0.001)
     assert sum(rows * columns for _, (rows, columns) in synthetic.matrices(config)) == config.body_parameters
 
 
@@ -243,6 +241,15 @@ def test_prompts_through_the_backend_have_the_length_asked_for(tiny_checkpoint):
     assert times[1][0] > 0.05
 
 
+def test_each_token_has_a_time_of_its_own_though_some_are_delivered_together(tiny_checkpoint):
+    engine = bench_ours.ThroughBackend(Path(tiny_checkpoint), "cpu", "fp32", 2, GREEDY)
+    (times,) = engine.run([replace(engine.prompt(90, random.Random(1)), new_tokens=60)])
+    engine.close()
+    gaps = sorted(after - before for before, after in pairwise(times[1:-1]))
+    assert gaps[0] > 0
+    assert gaps[len(gaps) // 2] > sum(gaps) / len(gaps) / 5
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -250,6 +257,8 @@ def test_prompts_through_the_backend_have_the_length_asked_for(tiny_checkpoint):
         (["--compare", "vllm,ollama"], "ollama: unknown here; there are vllm, transformers, llama.cpp"),
         (["--loads", "short"], "short: unknown here; there are long, mixed"),
         (["--new-tokens", "1"], "no time between two"),
+        (["--synthetic", "tiny", "--prompt-tokens", "500"], "does not fit the 512 that one sequence may have here"),
+        (["--synthetic", "tiny", "--device", "cuda:99"], "There is no device 'cuda:99'"),
     ],
 )
 def test_what_cannot_be_measured_is_one_sentence(options, said, monkeypatch):
@@ -258,10 +267,59 @@ def test_what_cannot_be_measured_is_one_sentence(options, said, monkeypatch):
         bench.main()
 
 
-def test_batch_sizes_are_positive_numbers_and_each_is_measured_once():
-    assert bench_engine.sizes("8,1,8") == (1, 8)
-    with pytest.raises(ValueError, match="0"):
-        bench_engine.sizes("0,1")
+def test_each_batch_size_is_measured_once():
+    assert asked.counts("8,1,8") == (1, 8)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        ["engine", "--repeat", "0"],
+        ["engine", "--batch", "0,1"],
+        ["engine", "--batch", "1,"],
+        ["engine", "--new-tokens", "-4"],
+        ["engine", "--prompt-tokens", "1.5"],
+        ["markup", "--repeat", "no"],
+    ],
+)
+def test_what_is_no_count_is_one_sentence(part, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", *part])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "is not a whole number from 1 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "inf", "much"])
+def test_what_is_no_amount_is_one_sentence(size, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "markup", "--mb", size])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "is not a number above 0" in capsys.readouterr().err
+
+
+def test_peers_get_as_many_threads_as_ours(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(bench_engine, "PEERS", {"it": bench_peers.Kind(("torch",), seen.append)})
+    bench_engine.load_peers(Clockwork(), replace(PLAN, peers=("it",)), tmp_path)
+    assert [setting.threads for setting in seen] == [Clockwork.threads]
+
+
+def test_what_a_step_reads_is_what_is_held_but_for_what_is_looked_up(tmp_path):
+    """INT4 in groups of 32 with a scale in 16 bits and one zero for all; the head in groups of 64, zeros in 4 bits."""
+    folder = write_checkpoint(tmp_path / "model")
+    quantize_gptq(folder, group_size=32)
+    engine = bench_ours.ThroughBackend(folder, "cpu", "auto", 2, GREEDY)
+    engine.close()
+    config = engine.config
+    head = config.vocab_size * config.hidden_size
+    read = config.body_parameters * (1 / 2 + 2 / 32) + head * (1 / 2 + 2.5 / 64)
+    assert engine.weights_read == pytest.approx(read, rel=0.05)
+    values = config.layers * 2 * config.kv_heads * config.head_dim
+    assert engine.kv_token_bytes == 2 * values  # fp16
+    widened = bench_ours.ThroughBackend(folder, "cpu", "fp32", 2, GREEDY)
+    widened.close()
+    assert widened.weights_read == pytest.approx(4 * (config.body_parameters + head), rel=0.01)
+    assert widened.kv_token_bytes == 4 * values
 
 
 def test_markup_is_timed_at_two_sizes_beside_another_reader(monkeypatch, capsys):

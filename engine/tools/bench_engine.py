@@ -30,6 +30,7 @@ from engine.errors import ConfigError
 from engine.inference.kv_cache import PAGE_TOKENS, pages_of
 from engine.inference.sampler import GREEDY
 from engine.tools import bench_chart, synthetic
+from engine.tools.asked import count, counts
 from engine.tools.bench_ours import Engine, Job, Room, ThroughBackend, ThroughBatcher, Times
 from engine.tools.bench_peers import PEERS, Peer, Setting
 from engine.tools.machine import machine
@@ -54,25 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--model", default=EMBEDDED, help=f"{EMBEDDED}, or a folder")
     weights.add_argument("--synthetic", choices=list(synthetic.SHAPES), help="random INT4 weights of these shapes")
-    parser.add_argument("--batch", type=sizes, help="streams at once; default 1,2,4,…,256 for --synthetic, else 1,8")
-    parser.add_argument("--prompt-tokens", type=int, help="default 128 for --synthetic, else 64")
-    parser.add_argument("--new-tokens", type=int, help="default 256 for --synthetic, else 48")
+    parser.add_argument("--batch", type=counts, help="streams at once; default 1,2,4,…,256 for --synthetic, else 1,8")
+    parser.add_argument("--prompt-tokens", type=count, help="default 128 for --synthetic, else 64")
+    parser.add_argument("--new-tokens", type=count, help="default 256 for --synthetic, else 48")
     parser.add_argument("--greedy", action="store_true", help="else as HY-MT recommends: T 0.7, p 0.6, k 20, 1.05")
-    parser.add_argument("--repeat", type=int, default=3, help="rounds; the figures are medians")
+    parser.add_argument("--repeat", type=count, default=3, help="rounds; the figures are medians")
     parser.add_argument("--loads", default="long,mixed", help='besides the ladder: long,mixed, one of them, or ""')
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     parser.add_argument("--precision", default="auto", help="of a checkpoint, as app.py's")
     parser.add_argument("--kv-dtype", default="auto", choices=["auto", "fp8"], help="of the cache, for --synthetic")
     parser.add_argument("--compare", default="", help=f"whom to run beside it: {','.join(PEERS)}")
     parser.add_argument("--png", type=Path, help="where to draw the chart")
-
-
-def sizes(given: str) -> tuple[int, ...]:
-    """Raises `ValueError`, which argparse tells."""
-    found = tuple(sorted({int(size) for size in given.split(",")}))
-    if found[0] < 1:
-        raise ValueError(given)
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +133,7 @@ def _named(given: str, known: Iterable[str]) -> tuple[str, ...]:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Raises `YiwenError` for a model that cannot be had or run, and for settings that make no sense."""
     plan = Plan.of(arguments)
-    device = arguments.device
-    if device == "auto":
-        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    device = _device(arguments.device)
     card_before = card_bytes_before(device) if device.startswith("cuda") else 0
     began = time.perf_counter()
     engine: Engine
@@ -161,6 +152,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "new_tokens": plan.new_tokens,
     }
     try:
+        if plan.job_tokens > engine.longest:
+            raise ConfigError(
+                f"A prompt of {plan.prompt_tokens} tokens with {plan.new_tokens} new ones does not fit the "
+                f"{engine.longest} that one sequence may have here; ask for fewer."
+            )
         result |= measure(engine, plan, card_before)
     finally:
         engine.close()
@@ -168,6 +164,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         described = machine()
         bench_chart.draw(result, described["gpu"] or described["cpu"], arguments.png)
     return result
+
+
+def _device(asked: str) -> str:
+    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if asked == "auto":
+        return next(iter(cards), "cpu")
+    if asked not in ("cpu", *cards):
+        raise ConfigError(f"There is no device {asked!r}: this machine has {len(cards)} CUDA cards; use --device cpu.")
+    return asked
 
 
 def measure(engine: Engine, plan: Plan, card_before: int) -> dict[str, Any]:
@@ -205,7 +210,9 @@ def load_peers(engine: Engine, plan: Plan, folder: Path) -> tuple[dict[str, Peer
         try:
             checkpoint = checkpoint or engine.checkpoint(folder / "checkpoint")
             sequences = max(plan.slots, ARRIVE)
-            peer = kind.load(Setting(checkpoint, folder, engine.device, plan.sampling, sequences, plan.job_tokens))
+            peer = kind.load(
+                Setting(checkpoint, folder, engine.device, plan.sampling, sequences, plan.job_tokens, engine.threads)
+            )
             for size in (min(plan.batches), max(plan.batches)):  # warm
                 peer.generate([job.ids for job in _jobs(engine, plan, size, random.Random(0))], 2)
         except Exception as error:  # another's program: whatever it raises, our own figures are kept
@@ -279,7 +286,7 @@ def compared(speeds: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def bandwidth(engine: Engine, plan: Plan, size: int, step_seconds: float, copied_a_second: float) -> dict[str, float]:
-    """What a step reads: all weights once, and the cache of each row, on average half of its answer long."""
+    """What a step reads: its weights once, and the cache of each row, on average half of its answer long."""
     row = engine.kv_token_bytes * (plan.prompt_tokens + plan.new_tokens / 2)
     read = engine.weights_read + size * row
     return {
@@ -429,10 +436,10 @@ def show(result: dict[str, Any]) -> str:
             f"{figures['read_gb_a_second']} GB/s, {figures['share_of_copy']:.0%} of a copy's; "
             f"between tokens {gaps['p50']} ms, p99 {gaps['p99']} ms"
         )
-    for count, figures in result.get("long_prompt", {}).items():
+    for lines_beside, figures in result.get("long_prompt", {}).items():
         idle, beside = figures["inter_token_ms"], figures["inter_token_beside_ms"]
         lines.append(
-            f"{figures['prompt_tokens']} tokens beside {count}: between tokens p99 {beside['p99']} ms, "
+            f"{figures['prompt_tokens']} tokens beside {lines_beside}: between tokens p99 {beside['p99']} ms, "
             f"{figures['ratio']} × the idle median of {idle['p50']} ms; first token {figures['first_token_ms']} ms"
         )
     if load := result.get("mixed"):

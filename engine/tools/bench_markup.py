@@ -16,6 +16,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from engine.config import GC_THRESHOLD
 from engine.markup.parse import PARSERS, Markup
 from engine.markup.spans import rebuild
+from engine.tools.asked import amount, count
 
 ABOUT = "MB/s of reading and rebuilding documents"
 PROSE = (
@@ -39,8 +40,8 @@ PEERS: dict[Markup, Callable[[str], object]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--mb", type=float, default=1.0, help="the smaller size; the larger is ten times that")
-    parser.add_argument("--repeat", type=int, default=3, help="rounds; the figures are the best")
+    parser.add_argument("--mb", type=amount, default=1.0, help="the smaller size; the larger is ten times that")
+    parser.add_argument("--repeat", type=count, default=3, help="rounds; the figures are the best")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     sizes = [int(arguments.mb * 1_000_000), int(arguments.mb * 10_000_000)]
     result: dict[str, Any] = {}
     for markup, sample in tqdm(SAMPLES.items(), unit="format"):
-        texts = [sample * (size // len(sample)) for size in sizes]
+        texts = [sample * max(1, size // len(sample)) for size in sizes]
         seconds = [min(_rebuilt(markup, text) for _ in range(arguments.repeat)) for text in texts]
         speeds = [len(text) / 1e6 / spent for text, spent in zip(texts, seconds, strict=True)]
         result[markup] = {

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -19,10 +20,12 @@ from engine import prompts
 from engine.backends.local import LocalBackend, prepared, runner_of
 from engine.config import Config
 from engine.errors import BackendError
+from engine.hardware import LoadPlan
 from engine.inference.batcher import Batcher, Generation
 from engine.inference.checkpoint import model_config, read_config
 from engine.inference.kv_cache import PAGE_TOKENS
-from engine.inference.model import ModelConfig
+from engine.inference.loader import Loaded
+from engine.inference.model import HunYuanDense, ModelConfig
 from engine.inference.runner import Runner, TorchRunner
 from engine.tools import synthetic
 from engine.types import FinishReason, Prompt, Sampling
@@ -64,6 +67,7 @@ class Engine(Protocol):
     device: str
     config: ModelConfig
     longest: int  # tokens of a prompt and its answer
+    threads: int  # of the processor
     weights_read: int  # bytes that one step reads
     kv_token_bytes: int
 
@@ -89,10 +93,10 @@ class ThroughBatcher:
         self.name, self.device = f"synthetic {shape}", device
         self.config = synthetic.SHAPES[shape]
         self.longest = min(self.config.max_positions, room.longest)
-        self.weights_read = synthetic.stored_bytes(self.config)
+        self.threads = torch.get_num_threads()
         self._sampling = sampling
-        self._runner, self.precision = synthetic_runner(self.config, device, room)
-        self.kv_token_bytes = self._runner.memory()["kv_total"] // (room.pages * PAGE_TOKENS)
+        self._runner, self.precision, self.weights_read = synthetic_runner(self.config, device, room)
+        self.kv_token_bytes = _kv_token_bytes(self._runner)
         self._batcher = Batcher(self._runner, frozenset())
 
     def prompt(self, tokens: int, dice: random.Random) -> Job:
@@ -126,11 +130,13 @@ class ThroughBatcher:
         return folder
 
 
-def synthetic_runner(config: ModelConfig, device: str, room: Room) -> tuple[Runner, str]:
-    """(what runs random weights on this device, what its weights are held as and multiplied by)"""
+def synthetic_runner(config: ModelConfig, device: str, room: Room) -> tuple[Runner, str, int]:
+    """(what runs random weights on this device, what its weights are held as and multiplied by, how many bytes of them
+    a step reads)"""
     if not device.startswith("cuda"):
         model = synthetic.build(config, device, torch.float32, synthetic.widened(torch.float32))
-        return TorchRunner(model, room.slots, room.pages), "INT4 widened to float32"
+        reference = TorchRunner(model, room.slots, room.pages)
+        return reference, "INT4 widened to float32", _weights_read(reference, model)
     from engine.inference.cuda_runner import CudaRunner  # here, since it is for cards alone
     from engine.inference.int4 import Int4Linear
 
@@ -139,7 +145,21 @@ def synthetic_runner(config: ModelConfig, device: str, room: Room) -> tuple[Runn
     torch.cuda.reset_peak_memory_stats(device)
     longest = min(config.max_positions, room.longest)
     runner = CudaRunner(model, room.slots, room.pages, longest, fp8=room.fp8)
-    return runner, f"INT4, {runner.kernel}"
+    return runner, f"INT4, {runner.kernel}", _weights_read(runner, model)
+
+
+def _weights_read(runner: Runner, model: HunYuanDense) -> int:
+    """Bytes that a step reads whole: an embedding is looked up by id, unless it is the head as well."""
+    told: int | None = getattr(runner, "weights_read", None)  # OpenVINO's runner holds them in a form of its own
+    if told is not None:
+        return told
+    tensors = [*model.parameters(), *model.buffers()]
+    looked_up = [model.cos, model.sin, *([] if model.head is None else model.embedding.parameters())]
+    return sum(tensor.nbytes for tensor in tensors) - sum(tensor.nbytes for tensor in looked_up)
+
+
+def _kv_token_bytes(runner: Runner) -> int:
+    return runner.memory()["kv_total"] // (runner.pages * PAGE_TOKENS)
 
 
 def _teller(
@@ -154,8 +174,31 @@ def _teller(
     return tell
 
 
+class _TimedBackend(LocalBackend):
+    """Notes when each token of a stream was made. Most are delivered some at a time, as a page is painted."""
+
+    times: ContextVar[Times] = ContextVar("times")  # of the stream that a task reads
+
+    def __init__(self, loaded: Loaded, plan: LoadPlan, runner: Runner) -> None:
+        super().__init__(loaded, plan, runner)
+        submit = self._batcher.submit
+
+        def timed(generation: Generation) -> None:
+            tell, times = generation.tell, self.times.get()
+
+            def noted(token: int | None, finish: FinishReason | None, error: BackendError | None) -> None:
+                times.append(time.perf_counter())
+                tell(token, finish, error)
+
+            generation.tell = noted
+            submit(generation)
+
+        self._batcher.submit = timed  # type: ignore[method-assign, assignment]
+
+
 class ThroughBackend:
-    """A checkpoint behind the backend as it serves: text in, text out."""
+    """A checkpoint behind the backend as it serves: text in, text out. The first token and the last, which ends the
+    answer, have the time of their delivery."""
 
     def __init__(self, folder: Path, device: str, precision: str, slots: int, sampling: Sampling) -> None:
         config = Config(model=str(folder), devices=device, precision=precision, max_concurrent=slots)
@@ -165,12 +208,12 @@ class ThroughBackend:
         self.config = model_config(read_config(folder))
         self._start = prompts.plain(loaded.info.family, "en", "fr", "")
         self._tokenize = loaded.tokenizer.prompt
-        self._backend = LocalBackend(loaded, plan, runner_of(loaded, plan, config))
-        self._backend.paint_seconds = 0.0
+        runner = runner_of(loaded, plan, config)
+        self._backend = _TimedBackend(loaded, plan, runner)
         self.longest = self._backend.info.max_context_tokens
-        embedding = 0 if self.config.tied_head else 2 * self.config.vocab_size * self.config.hidden_size
-        self.weights_read = sum(path.stat().st_size for path in folder.glob("*.safetensors")) - embedding
-        self.kv_token_bytes = self.config.kv_bytes_a_token(torch.bfloat16)
+        self.threads = plan.threads
+        self.weights_read = _weights_read(runner, loaded.model)
+        self.kv_token_bytes = _kv_token_bytes(runner)
         self._folder, self._sampling = folder, sampling
 
     def prompt(self, tokens: int, dice: random.Random) -> Job:
@@ -180,12 +223,15 @@ class ThroughBackend:
     def run(self, jobs: Sequence[Job]) -> list[Times]:
         async def answer(job: Job, began: float) -> Times:
             await asyncio.sleep(max(0.0, began + job.at - time.perf_counter()))
-            times: Times = []
+            made: Times = []
+            self._backend.times.set(made)
             prompt = Prompt(job.text, job.text, job.new_tokens, self._sampling)
+            delivered: Times = []
             async with aclosing(self._backend.stream(prompt)) as chunks:
-                async for chunk in chunks:
-                    times += [time.perf_counter() - began] * chunk.tokens
-            return times
+                async for _ in chunks:
+                    delivered.append(time.perf_counter())
+            made[0], made[-1] = delivered[0], delivered[-1]
+            return [each - began for each in made]
 
         async def all_of_them() -> list[Times]:
             began = time.perf_counter()

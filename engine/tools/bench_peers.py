@@ -6,7 +6,6 @@ same weights in bf16, from which the GGUF is made.
 
 import ctypes
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ class Setting:
     sampling: Sampling
     sequences: int  # at once
     tokens: int  # of each, prompt and answer
+    threads: int  # of the processor, as many as ours
 
     def widened(self) -> Path:
         """The checkpoint in bf16, made once."""
@@ -167,7 +167,7 @@ class LlamaCpp:
         options.n_seq_max = sequences
         options.n_ctx = sequences * (setting.tokens + 256 - setting.tokens % 256)  # it rounds up to 256 each
         options.n_batch = LLAMA_BATCH_TOKENS
-        options.n_threads = options.n_threads_batch = os.cpu_count() or 1
+        options.n_threads = options.n_threads_batch = setting.threads
         self._context = c.llama_init_from_model(self._model, options)
         if not self._context:
             raise RuntimeError("llama.cpp has no memory for its cache")

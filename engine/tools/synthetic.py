@@ -107,13 +107,6 @@ def random_int4(rows: int, columns: int, device: str, seed: int) -> Int4Weight:
     return Int4Weight(values, scales, zeros, None, GROUP)
 
 
-def stored_bytes(config: ModelConfig) -> int:
-    """Of all weights as a GPTQ checkpoint has them, zero points aside: half a byte and a share of a scale each in the
-    layers, two bytes in the embedding. A decoded token reads all of it, the tied embedding as the head."""
-    assert config.tied_head
-    return config.body_parameters * (GROUP // 2 + 2) // GROUP + 2 * config.vocab_size * config.hidden_size
-
-
 def write_checkpoint(config: ModelConfig, folder: Path, device: str, seed: int = 0) -> None:
     """The same weights as a GPTQ v1 checkpoint for other engines, one file a layer; without a tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,26 @@
+"""Numbers on a command line, for argparse's `type`: what makes no sense is told in a sentence."""
+
+from argparse import ArgumentTypeError
+
+
+def count(given: str) -> int:
+    """A whole number from 1 on."""
+    if not given.isascii() or not given.isdigit() or int(given) < 1:
+        raise ArgumentTypeError(f"{given!r} is not a whole number from 1 on")
+    return int(given)
+
+
+def counts(given: str) -> tuple[int, ...]:
+    """The same with commas between, each once, in order."""
+    return tuple(sorted({count(each) for each in given.split(",")}))
+
+
+def amount(given: str) -> float:
+    """A number above 0."""
+    try:
+        found = float(given)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise ArgumentTypeError(f"{given!r} is not a number above 0")
+    return found
