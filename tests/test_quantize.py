@@ -85,7 +85,7 @@ def test_what_is_written_is_an_int4_checkpoint_that_loads(folder, pairs, tmp_pat
         quantize_int8(folder)
     before = scores(folder)
     result = quantize(folder, tmp_path / "int4", 32, pairs, act_order)
-    loaded = load(str(tmp_path / "int4"), "cpu", "int4")
+    loaded = load(str(tmp_path / "int4"), "cpu", "fp32")
     assert loaded.info.precision == "gptq-int4, widened"
     assert loaded.info.family == "hy-mt2"
     assert error(scores(tmp_path / "int4"), before) < 0.6  # random weights, rounded to nearest
@@ -101,7 +101,7 @@ def test_an_embedding_in_int8_halves_it_and_hardly_changes_the_scores(folder, pa
     rows, columns = load_file(tmp_path / "int4" / "model.safetensors")["model.embed_tokens.weight"].shape
     assert sizes[1] - sizes[0] == pytest.approx(rows * (columns - 4), rel=0.05)
     assert error(scores(tmp_path / "smaller"), scores(tmp_path / "int4")) < 0.02
-    assert load(str(tmp_path / "smaller"), "cpu", "auto").info.precision == "gptq-int4, widened"
+    assert load(str(tmp_path / "smaller"), "cpu", "fp32").info.precision == "gptq-int4, widened"
 
 
 def test_config_says_what_readers_need_and_nothing_of_the_machine(folder, pairs, tmp_path, gptqmodel):
@@ -158,7 +158,7 @@ def test_calibration_text_that_cannot_be_used_is_said_in_a_sentence(folder, tmp_
 
 def test_groups_that_do_not_divide_the_inputs_are_refused(folder, pairs, tmp_path):
     change_config(folder, intermediate_size=1920 - 64)
-    with pytest.raises(ConfigError, match=r"Groups of 128 do not divide the 1856 inputs of a layer; take --group 32"):
+    with pytest.raises(ConfigError, match=r"Groups of 128 do not divide the 1856 inputs of a layer; take 32"):
         quantize(folder, tmp_path / "out", 128, pairs)
 
 

@@ -1,6 +1,7 @@
 """The trainer, on the CPU, with a model of a few thousand weights."""
 
 import argparse
+import asyncio
 import json
 import tomllib
 from itertools import islice
@@ -11,9 +12,12 @@ from transformers import AutoModelForCausalLM
 
 from engine.backends.local import LocalBackend
 from engine.config import Config
+from engine.errors import ConfigError
 from engine.inference.model import HunYuanDense, ModelConfig
 from engine.tools import corpus, train
+from engine.tools.asking import GREEDY
 from engine.tools.packing import IGNORED, Encoder, Packed, batches, collate
+from engine.types import Prompt
 from tests.checkpoints import SEVEN_B, write_tokenizer
 from tests.corpora import HELD_OUT, write_corpus, write_tests
 
@@ -25,7 +29,7 @@ segment_tokens = 24
 
 [model]
 vocab_size = {vocabulary}
-hidden_size = 32
+hidden_size = 64
 intermediate_size = 64
 layers = 2
 heads = 4
@@ -74,8 +78,8 @@ def folder(tmp_path_factory):
 
 def run(folder, out, steps, **more):
     """The summary of a run up to step `steps`."""
-    settings = {"minutes": None, "workers": 0, "seed": 1, "resume": False, "save_minutes": 0}
-    settings |= {"log_every": 5, "judge_every": 1000} | more
+    settings = {"minutes": None, "workers": 0, "seed": 1, "resume": False, "save_minutes": 0, "shard_mb": 100}
+    settings |= {"start": None, "int4": None, "log_every": 5, "judge_every": 1000} | more
     arguments = argparse.Namespace(
         recipe=folder / "recipe.toml",
         corpus=folder / "corpus",
@@ -86,6 +90,13 @@ def run(folder, out, steps, **more):
         **settings,
     )
     return train.run(tomllib.loads(arguments.recipe.read_text()), arguments)
+
+
+async def speak(backend, prompt):
+    try:
+        return [chunk async for chunk in backend.stream(prompt)]
+    finally:
+        await backend.close()
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +128,31 @@ def test_what_is_written_runs_in_the_engine_and_in_transformers(folder, trained)
     backend._batcher.close()
     model = AutoModelForCausalLM.from_pretrained(folder / "trained")
     assert model.config.eos_token_id == Encoder(folder / "trained").end
+
+
+def test_a_run_goes_on_from_the_weights_of_a_checkpoint(folder, trained):
+    summary = run(folder, "further", 1, start=folder / "trained", log_every=1)
+    assert summary["curve"][0]["train_loss"] < trained["curve"][-1]["train_loss"] + 0.3
+
+
+def test_a_model_of_another_shape_is_not_gone_on_from(folder, tiny_checkpoint):
+    with pytest.raises(ConfigError, match="is not of the recipe's shape: ModelConfig"):
+        run(folder, "other", 1, start=tiny_checkpoint)
+
+
+def test_training_with_rounded_weights_learns_and_writes_an_int4_checkpoint_that_speaks(folder, trained):
+    summary = run(folder, "rounded", 30, start=folder / "trained", int4=32)
+    losses = [point["train_loss"] for point in summary["curve"]]
+    assert losses[-1] < losses[0] - 0.1
+    backend = LocalBackend.load(Config(model=str(folder / "rounded"), devices="cpu", max_concurrent=1))
+    assert backend.info.precision == "gptq-int4"
+    assert asyncio.run(speak(backend, Prompt("Translate: the library", "the library", 8, GREEDY)))[-1].finish
+
+
+def test_a_recipe_is_what_differs_from_its_base(folder):
+    (folder / "other.toml").write_text('base = "recipe.toml"\n[optimizer]\nmuon_lr = 1.0\n')
+    recipe, base = train.read_recipe(folder / "other.toml"), train.read_recipe(folder / "recipe.toml")
+    assert recipe == base | {"optimizer": base["optimizer"] | {"muon_lr": 1.0}}
 
 
 def test_resume_goes_on_at_the_saved_step_with_the_tokens_and_the_curve(folder, capfd):

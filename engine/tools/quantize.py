@@ -24,21 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from engine import prompts
 from engine.errors import ConfigError, UnsupportedModel, YiwenError
 from engine.inference import checkpoint
-from engine.inference.int8 import quantize_rows
 from engine.inference.loader import family_of
 from engine.inference.tokenizer import ChatTokenizer
 from engine.languages import LANGUAGES
-from engine.tools import convert
+from engine.tools import convert, int4
 from engine.types import Family
 
-GROUPS = (32, 64, 128, -1)
 FIXTURE = Path(__file__).parents[2] / "tests" / "fixtures" / "tatoeba.tsv"  # 180 short pairs: for a try, not for good
 BATCH = 8  # calibration texts in one forward pass
 SETS = "tatoeba,flores200.devtest"
@@ -60,7 +57,7 @@ def quantize(
     Raises `ModelNotFound`, `UnsupportedModel`, and `ConfigError` for what is missing or wrong beside the model.
     """
     config = checkpoint.read_config(source)
-    _check_groups(config, group)
+    _check(config, group)
     family = family_of(str(source), config)
     texts = calibration_texts(calibration, family, source)
     # GPTQModel prints its progress; our output is one line of JSON
@@ -133,13 +130,10 @@ def scores_of(model: Path, test: Path, limit: int, sets: str, langs: str | None)
     return {"mean": round(statistics.fmean(chrf.values()), 2), **chrf}
 
 
-def _check_groups(config: Mapping[str, Any], group: int) -> None:
+def _check(config: Mapping[str, Any], group: int) -> None:
     if (config.get("quantization_config") or {}).get("quant_method") == checkpoint.GPTQ_METHOD:
         raise UnsupportedModel("This model is in INT4 already; begin with its bf16, fp16 or INT8 weights.")
-    model = checkpoint.model_config(config)
-    for inputs in (model.hidden_size, model.heads * model.head_dim, model.intermediate_size):
-        if group != -1 and inputs % group:
-            raise ConfigError(f"Groups of {group} do not divide the {inputs} inputs of a layer; take --group 32 or -1.")
+    int4.check_groups(checkpoint.model_config(config), group)
 
 
 def _gptqmodel() -> Any:
@@ -160,19 +154,12 @@ def _write(made: Path, wide: Path, target: Path, int8_embedding: bool) -> None:
     config = checkpoint.read_json(wide / "config.json")
     settings = checkpoint.read_json(made / "config.json")["quantization_config"]
     kept = {name: settings[name] for name in _KEPT_SETTINGS if name in settings}
-    quantization = kept | {"quant_method": checkpoint.GPTQ_METHOD, "checkpoint_format": "gptq"}
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(made.glob("*.safetensors")):
         tensors |= load_file(file)
     if config.get("tie_word_embeddings"):
         tensors.pop("lm_head.weight", None)
-    if int8_embedding:
-        name = "model.embed_tokens.weight"
-        tensors[name], tensors[f"{name}_scale"] = quantize_rows(tensors[name])
-    target.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(tensors, target, max_shard_size=checkpoint.WHOLE_BYTES, metadata={"format": "pt"})
-    text = json.dumps(config | {"quantization_config": quantization}, ensure_ascii=False, indent=1)
-    (target / "config.json").write_text(text, encoding="utf-8")
+    int4.write(tensors, config, kept, target, int8_embedding)
     for pattern in convert.COMPANIONS:
         for path in wide.glob(pattern):
             shutil.copyfile(path, target / path.name)
@@ -182,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a checkpoint in GPTQ INT4.")
     parser.add_argument("source", metavar="MODEL", type=Path, help="folder of a HunYuanDense checkpoint")
     parser.add_argument("target", metavar="OUT", type=Path, help="folder to write; it may not be MODEL")
-    parser.add_argument("--group", type=int, choices=GROUPS, default=128, help="weights that share a scale (-1: a row)")
+    parser.add_argument("--group", type=int, choices=int4.GROUPS, default=128, help="weights a scale (-1: a row)")
     parser.add_argument("--calibration", type=Path, default=FIXTURE, help="lines of code, English, other side, by tabs")
     parser.add_argument("--act-order", action="store_true", help="columns by their weight: groups in any order")
     parser.add_argument("--int8-embedding", action="store_true", help="half the embedding, which only Yiwen reads then")

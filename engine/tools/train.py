@@ -1,8 +1,12 @@
-"""Trains a HunYuanDense translator from scratch, on one GPU or several, in bf16 by `accelerate`.
+"""Trains a HunYuanDense translator, on one GPU or several, in bf16 by `accelerate`.
 
     python -m engine.tools.train --recipe engine/tools/recipes/yiwen-mini.toml --corpus CORPUS --test TEST \\
         --tokenizer FOLDER --out FOLDER --minutes 20
     accelerate launch --num_processes 8 -m engine.tools.train …          # data parallel
+    python -m engine.tools.train --recipe engine/tools/recipes/yiwen-mini-int4.toml --start MODEL --int4 128 …
+
+It begins from scratch, or with `--start` from the weights of a checkpoint in any precision. With `--int4` weights are
+rounded in the forward pass as the CPU engines serve them (and so judged), and written in INT4 with an INT8 embedding.
 
 Examples are packed into rows with document masks, the loss is on target tokens only. Stops by `--steps`, or by
 `--minutes`: after the first steps the number that fits is fixed, so that the learning rate ends at zero. `--resume`
@@ -29,14 +33,14 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils.data import DataLoader
 
-from engine.errors import BackendError
+from engine.errors import BackendError, ConfigError, YiwenError
 from engine.inference import checkpoint
 from engine.inference.batcher import Batcher, Generation
 from engine.inference.kv_cache import pages_of
 from engine.inference.model import HunYuanDense, ModelConfig
 from engine.inference.runner import TorchRunner
 from engine.inference.sampler import GREEDY
-from engine.tools import corpus
+from engine.tools import corpus, int4
 from engine.tools.muon import Muon
 from engine.tools.packing import IGNORED, Encoder, Packed, batches
 from engine.types import FinishReason
@@ -123,6 +127,14 @@ def initialise(model: HunYuanDense, seed: int) -> None:
                     parameter.div_(math.sqrt(2 * model.config.layers))
 
 
+def start_from(model: HunYuanDense, folder: Path) -> None:
+    """The weights of a checkpoint, widened. Raises `ModelNotFound`, `UnsupportedModel`, and `ConfigError`."""
+    start = checkpoint.load_model(folder, checkpoint.read_config(folder), torch.float32, "cpu")
+    if start.config != model.config:
+        raise ConfigError(f"{str(folder)!r} is not of the recipe's shape: {start.config}, not {model.config}.")
+    model.load_state_dict(start.state_dict())
+
+
 def optimizers_for(model: HunYuanDense, settings: dict[str, Any], fused: bool) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for embedding and norms."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("layers.")]
@@ -154,10 +166,11 @@ def development_batches(pairs: list[corpus.Pair], encode: Encoder, data: dict[st
 
 
 def inference_copy(model: HunYuanDense) -> HunYuanDense:
-    """The weights as they will be written, in a model that nothing compiles."""
+    """The weights as they will be written, in a model that nothing compiles or rounds."""
     dtype = torch.bfloat16 if model.norm.weight.is_cuda else torch.float32
-    copy = HunYuanDense(model.config).to(model.norm.weight.device, dtype)
-    copy.load_state_dict(model.state_dict())
+    config, weights = int4.served(model)
+    copy = HunYuanDense(config).to(model.norm.weight.device, dtype)
+    copy.load_state_dict(weights)
     copy.reset_rotation()
     return copy.to(model.norm.weight.device).eval()
 
@@ -210,7 +223,12 @@ def run(recipe: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
     dropout = shape.pop("dropout")
     config = ModelConfig(**shape, tied_head=True)
     model = HunYuanDense(config, dropout)
-    initialise(model, arguments.seed)
+    if arguments.int4:
+        int4.round_in_training(model, arguments.int4)
+    if arguments.start:
+        start_from(model, arguments.start)
+    else:
+        initialise(model, arguments.seed)
     model.to(device)
     attend = PackedAttention(data["rows"], data["row_tokens"], device)
     optimizers = optimizers_for(model, settings, fused=device.type == "cuda")
@@ -329,10 +347,15 @@ def run(recipe: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]
 
 
 def save(model: HunYuanDense, encode: Encoder, recipe: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """A checkpoint folder that transformers loads: bf16 weights, tokenizer, and what the engine reads beside them."""
+    """A checkpoint folder: weights in bf16 (then transformers loads it) or INT4, tokenizer, and what the engine reads
+    beside them."""
     ids = {"bos_token_id": encode.begin, "eos_token_id": encode.end, "pad_token_id": encode.pad}
     yiwen = {"family": corpus.FAMILY, "languages": ["en", *recipe["data"]["langs"]], "hub": "en", **recipe["card"]}
-    checkpoint.save_model(model, arguments.out, torch.bfloat16, ids | {"yiwen": yiwen})
+    extra, shard_bytes = ids | {"yiwen": yiwen}, int(arguments.shard_mb * 1e6)
+    if arguments.int4:
+        int4.save_model(model, arguments.out, arguments.int4, extra, shard_bytes)
+    else:
+        checkpoint.save_model(model, arguments.out, torch.bfloat16, extra, shard_bytes)
     generation = ids | {"do_sample": False, "max_new_tokens": 512}
     (arguments.out / "generation_config.json").write_text(json.dumps(generation, indent=1))
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -356,13 +379,25 @@ def _now(device: torch.device) -> float:
     return time.time()
 
 
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A recipe; where it names a `base`, the recipe of that name beside it, with only what differs in its place."""
+    recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    if "base" not in recipe:
+        return recipe
+    base = read_recipe(path.parent / recipe.pop("base"))
+    return base | {section: base.get(section, {}) | values for section, values in recipe.items()}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a HunYuanDense translator from scratch.")
+    parser = argparse.ArgumentParser(description="Train a HunYuanDense translator.")
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of train.en-XX.tsv.zst")
     parser.add_argument("--test", type=Path, required=True, help="folder of test files: judged on, never trained on")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder made by engine.tools.tokenizer")
+    parser.add_argument("--tokenizer", type=Path, help="folder made by engine.tools.tokenizer (default: --start's)")
+    parser.add_argument("--start", metavar="MODEL", type=Path, help="go on from the weights of this folder")
+    parser.add_argument("--int4", metavar="GROUP", type=int, choices=int4.GROUPS, help="inputs that share a scale")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shard-mb", type=float, default=checkpoint.WHOLE_BYTES / 1e6, help="largest file, in MB")
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=float)
     length.add_argument("--steps", type=int)
@@ -373,8 +408,15 @@ def main() -> None:
     parser.add_argument("--judge-every", type=int, default=500, help="steps; a multiple of --log-every")
     parser.add_argument("--save-minutes", type=float, default=4)
     arguments = parser.parse_args()
-    recipe = tomllib.loads(arguments.recipe.read_text(encoding="utf-8"))
-    summary = run(recipe, arguments)
+    arguments.tokenizer = arguments.tokenizer or arguments.start
+    if arguments.tokenizer is None:
+        parser.error("give --tokenizer, or --start with a model that has one.")
+    if arguments.start and arguments.start.resolve() == arguments.out.resolve():
+        parser.error("--out is --start: keep the original and name another folder.")
+    try:
+        summary = run(read_recipe(arguments.recipe), arguments)
+    except YiwenError as error:
+        raise SystemExit(str(error)) from error
     del summary["curve"]
     print(json.dumps({"out": str(arguments.out), **summary}))
 
