@@ -17,15 +17,15 @@ GREEDY = Sampling(temperature=0.0)
 # chrF2 over the 20 pairs of a direction (drawn with seed 20), a little under what was measured on 2026-11-21, greedy.
 # fmt: off
 FLOORS = {
-    ("en", "zh"): 34, ("zh", "en"): 51,  # measured: 38.0 and 55.6
-    ("en", "ja"): 35, ("ja", "en"): 47,  # measured: 39.6 and 51.5
-    ("en", "fr"): 70, ("fr", "en"): 65,  # measured: 74.3 and 69.9
-    ("en", "es"): 68, ("es", "en"): 67,  # measured: 72.2 and 71.1
-    ("en", "de"): 63, ("de", "en"): 62,  # measured: 67.4 and 66.4
-    ("en", "ko"): 13, ("ko", "en"): 41,  # measured: 17.9 and 45.7
-    ("en", "pt"): 72, ("pt", "en"): 66,  # measured: 76.1 and 70.8
-    ("en", "ru"): 63, ("ru", "en"): 68,  # measured: 67.3 and 72.4
-    ("en", "it"): 72, ("it", "en"): 82,  # measured: 76.9 and 86.1
+    ("en", "zh"): 33, ("zh", "en"): 50,  # measured: 37.9 and 54.9
+    ("en", "ja"): 32, ("ja", "en"): 48,  # measured: 36.9 and 52.5
+    ("en", "fr"): 71, ("fr", "en"): 60,  # measured: 75.5 and 64.9
+    ("en", "es"): 68, ("es", "en"): 69,  # measured: 72.5 and 73.2
+    ("en", "de"): 62, ("de", "en"): 62,  # measured: 66.5 and 66.8
+    ("en", "ko"): 13, ("ko", "en"): 39,  # measured: 17.4 and 43.8
+    ("en", "pt"): 71, ("pt", "en"): 68,  # measured: 75.2 and 72.9
+    ("en", "ru"): 56, ("ru", "en"): 66,  # measured: 60.1 and 70.5
+    ("en", "it"): 71, ("it", "en"): 84,  # measured: 75.7 and 88.6
 }
 # fmt: on
 
