@@ -78,7 +78,7 @@ class FalseRunner:
         self.launched = []  # (tokens of each chunk, rows)
         self.most_unread = 0
 
-    def beside(self, rows):
+    def beside(self, rows, before):
         return self._beside
 
     def memory(self):
@@ -256,7 +256,7 @@ def test_a_window_keeps_memory_flat_and_changes_no_token_before_it_is_passed(sta
 
 def test_with_a_window_who_comes_in_beside_others_steps_back_or_finds_pages_says_what_it_says_alone(model, batch):
     class Slow(TorchRunner):
-        def beside(self, rows):
+        def beside(self, rows, before):
             return 20
 
     asked = [(some_ids(count, 1)[:300] + some_ids(count, count)[300:], 120) for count in (600, 350, 450, 700)]
@@ -471,6 +471,24 @@ def test_a_crowd_comes_in_at_full_speed_and_fewer_beside_those_who_run(batch):
     assert beside_one(batch, runner, CROWD - 1) == [[9, 9, 2], [7]]
     runner = FalseRunner(slots=40, pages=400, beside=20)
     assert beside_one(batch, runner, CROWD) == [[9] * CROWD]
+
+
+def test_less_comes_in_at_once_of_a_prompt_of_which_much_is_in(batch):
+    class Slower(FalseRunner):
+        def beside(self, rows, before):
+            return 100 if before < 150 else 60
+
+    runner, late = Slower(), []
+    batcher = batch(runner)
+
+    def then(answer):
+        if len(answer.tokens) == 3:
+            late.append(ask(batcher, some_ids(400), 2))
+
+    running = ask(batcher, some_ids(5, 99), 60, then=then)
+    running.wait()
+    assert late[0].wait() == solo(some_ids(400), 2)
+    assert [tokens for tokens, rows in runner.launched if tokens and rows] == [[100], [100], [60], [60], [60], [20]]
 
 
 def test_fewer_than_run_are_no_crowd_and_few_prompts_come_at_once(batch):

@@ -60,6 +60,7 @@ LAYERS = [
         "inference.int8",
         "inference.kernels",
         "inference.kv_cache",
+        "inference.large_pages",
         "inference.openvino_api",
         "inference.sampler",
         "inference.tokenizer",

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections import deque
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -42,31 +42,29 @@ class _Outbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._told: deque[tuple[asyncio.Queue[Told], Told]] = deque()
-        self._woken = False
-        self._delivered = 0.0
+        self._told: list[tuple[asyncio.Queue[Told], Told]] = []
+        self._ticking = False  # what is told will be delivered without the loop being woken for it
+        self._next: asyncio.TimerHandle | None = None
+        self._lock = threading.Lock()
 
     def put(self, reader: asyncio.Queue[Told], told: Told, at_once: bool) -> None:
         """Called on the generation thread."""
-        self._told.append((reader, told))
-        if at_once or not self._woken:
-            self._woken = True
+        with self._lock:
+            self._told.append((reader, told))
+            wake, self._ticking = at_once or not self._ticking, True
+        if wake:
             with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                self.loop.call_soon_threadsafe(self._deliver if at_once else self._wake)
-
-    def _wake(self) -> None:
-        early = self._delivered + PAINT_SECONDS - self.loop.time()
-        if early > 0:
-            self.loop.call_later(early, self._deliver)
-        else:
-            self._deliver()
+                self.loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._woken = False  # before the reading, so that what comes meanwhile wakes the loop again
-        self._delivered = self.loop.time()
-        while self._told:
-            reader, told = self._told.popleft()
-            reader.put_nowait(told)
+        with self._lock:
+            told, self._told = self._told, []
+            self._ticking = bool(told)
+        if self._next:
+            self._next.cancel()
+        self._next = self.loop.call_later(PAINT_SECONDS, self._deliver) if told else None
+        for reader, each in told:
+            reader.put_nowait(each)
 
 
 class LocalBackend:

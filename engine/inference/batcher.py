@@ -198,7 +198,8 @@ class Batcher:
         """(tokens, prompts) that may come in beside so many who run. A crowd goes first: where at least as many wait as
         run, letting them in at full speed keeps fewer waiting."""
         if rows and len(self._waiting) < max(CROWD, rows):
-            return self._runner.beside(rows), BESIDE_CHUNKS
+            coming = self._coming()
+            return self._runner.beside(rows, coming.taken if coming else 0), BESIDE_CHUNKS
         return self._runner.prefill_tokens, self._runner.slots
 
     def _rows(self) -> list[Generation]:

@@ -36,7 +36,8 @@ FULL_STEPS = (64, 128, 256)
 LEAST_TOKENS = 16
 MORE_TOKENS = (256, 512, 1_024)  # … and tokens in a step launched kernel by kernel, …
 BESIDE_SHARE = 2.8  # … if it takes less than this many times a step without: a token comes within 3 × idle
-LONG_PROMPT = 2_048  # tokens that stand before those, when that is timed
+LONG_PROMPT = 2_048  # tokens that stand before those, when that is timed for what has …
+LONG_FROM = 512  # … so many before it
 BLOCKS_WANTED = 512  # of the attention kernels: four for each processor of a large card
 MOST_SPLITS = 16
 DETERMINISTIC_SPLITS = 4
@@ -121,7 +122,8 @@ class CudaRunner:
             self._ladder = sorted({*(rows for rows in graphs if rows < slots), slots})
             self._graphs: dict[Size, _Graph] = {}
             self._beside = dict.fromkeys(self._ladder, LEAST_TOKENS)
-            self._prompt_times: dict[int, float] = {}
+            self._beside_long = dict(self._beside)  # tokens that have a long prompt before them
+            self._prompt_times: dict[tuple[int, int], float] = {}
             self._stream.wait_stream(torch.cuda.current_stream())  # on which all that was made
             unused, _ = torch.cuda.mem_get_info()
             if graphs:
@@ -143,8 +145,8 @@ class CudaRunner:
     def memory(self) -> dict[str, int]:
         return dict(self._memory)
 
-    def beside(self, rows: int) -> int:
-        return self._beside[self._rung(rows)]
+    def beside(self, rows: int, before: int) -> int:
+        return (self._beside if before < LONG_FROM else self._beside_long)[self._rung(rows)]
 
     def begin(self, slot: int, sampling: Sampling, ids: Sequence[int], made: int) -> None:
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
@@ -323,38 +325,44 @@ class CudaRunner:
         idle = self._milliseconds(self._graphs[Size(rows)].graph.replay)
         sizes = [self._captured_size(rows, full - rows) for full in FULL_STEPS if full - rows >= LEAST_TOKENS]
         for size in sizes:
-            beside = self._captured(size, pool)
-            self._lengthen(beside.sent, size)
-            if size != sizes[0] and self._milliseconds(beside.graph.replay) > BESIDE_SHARE * idle:
+            captured = self._captured(size, pool)
+            fits = []
+            for before in (0, self._long_before(size.tokens)):
+                self._fill(captured.sent, size, before)
+                fits.append(self._milliseconds(captured.graph.replay) < BESIDE_SHARE * idle)
+            if size != sizes[0] and not fits[0]:
                 break
-            self._graphs[size] = beside
+            self._graphs[size] = captured
             self._beside[rows] = size.tokens
+            if size == sizes[0] or fits[1]:
+                self._beside_long[rows] = size.tokens
         for tokens in MORE_TOKENS:
-            fits = tokens <= min(self.prefill_tokens, self._sequence_tokens)
-            if fits and idle + self._prompt_milliseconds(tokens) < BESIDE_SHARE * idle:
-                self._beside[rows] = tokens
+            if tokens > min(self.prefill_tokens, self._sequence_tokens):
+                break
+            for beside, before in ((self._beside, 0), (self._beside_long, self._long_before(tokens))):
+                if idle + self._prompt_milliseconds(tokens, before) < BESIDE_SHARE * idle:
+                    beside[rows] = tokens
 
-    def _lengthen(self, sent: Tensor, size: Size) -> None:
-        """Makes of an empty step one whose tokens are the next of a long prompt, in scrap pages."""
+    def _fill(self, sent: Tensor, size: Size, before: int) -> None:
+        """Makes of an empty step one whose tokens are of one prompt, after so many others, in scrap pages."""
         *_, tiles, tables = torch.split(sent, size.parts)
         tables.fill_(self.pages)
         firsts = torch.arange(0, size.tokens, self._tile_tokens, dtype=torch.int32, device=self.device)
         own = tiles.view(-1, 4)[: len(firsts)]
         own[:, 0], own[:, 1] = size.rows + firsts, torch.clamp(size.tokens - firsts, max=self._tile_tokens)
-        own[:, 2], own[:, 3] = self._long_before(size.tokens) + firsts, 0
+        own[:, 2], own[:, 3] = before + firsts, 0
 
     def _long_before(self, tokens: int) -> int:
         """How many stand before the last `tokens` of a long prompt."""
         return max(0, min(LONG_PROMPT, self._sequence_tokens - tokens))
 
-    def _prompt_milliseconds(self, tokens: int) -> float:
-        """Of a step of a long prompt's last tokens alone, launched kernel by kernel."""
-        if tokens not in self._prompt_times:
-            before = self._long_before(tokens)
+    def _prompt_milliseconds(self, tokens: int, before: int) -> float:
+        """Of a step of one prompt's tokens alone, after so many others, launched kernel by kernel."""
+        if (tokens, before) not in self._prompt_times:
             scrap = Table([self.pages] * pages_of(before + tokens), before, before)
             chunk = Chunk(self.slots, [0] * tokens, scrap, last=False)
-            self._prompt_times[tokens] = self._milliseconds(lambda: self._computed_alone(chunk))
-        return self._prompt_times[tokens]
+            self._prompt_times[tokens, before] = self._milliseconds(lambda: self._computed_alone(chunk))
+        return self._prompt_times[tokens, before]
 
     def _computed_alone(self, chunk: Chunk) -> None:
         size = self._size([chunk], 0)

@@ -55,7 +55,7 @@ class OnnxRunner:
         weights = sum(constant.nbytes for constant in self._constants.values())
         self._memory = {"weights": weights, "kv_total": kv_bytes}
 
-    def beside(self, rows: int) -> int:
+    def beside(self, rows: int, before: int) -> int:
         return 8 + 4 * rows
 
     def memory(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.errors import UnsupportedModel
+from engine.inference import large_pages
 from engine.inference.held import HEAD_GROUP, int4_weights
 from engine.inference.kv_cache import PAGE_TOKENS, Table, pages_of
 from engine.inference.model import HunYuanDense
@@ -148,10 +149,11 @@ class OpenVinoRunner:
         self._sampler = Sampler(slots, model.config.vocab_size, "cpu")
         self._newest = [0] * slots
         self._best = [True] * slots  # no penalty and no chance: the best score alone decides
+        large_pages.use()  # the weights as OpenVINO has packed them
         held, self.weights_read = weight_bytes(graph)  # the latter by one step
         self._memory = {"weights": held * len(every), "kv_total": kv_bytes * pages // (pages + 1)}
 
-    def beside(self, rows: int) -> int:
+    def beside(self, rows: int, before: int) -> int:
         return 8 + 5 * rows  # two cores, INT4: with 48 tokens a step of 8 rows takes 2.9 times as long (2026-11-21)
 
     def memory(self) -> dict[str, int]:

@@ -75,8 +75,9 @@ class Runner(Protocol):
         """The most tokens of prompts in a step while nobody decodes."""
         ...
 
-    def beside(self, rows: int) -> int:
-        """The same while so many decode: they wait three times as long for a token as they do alone, at the most."""
+    def beside(self, rows: int, before: int) -> int:
+        """The same while so many decode, of a prompt of which so many tokens are in already: they wait three times as
+        long for a token as they do alone, at the most."""
         ...
 
     def begin(self, slot: int, sampling: Sampling, ids: Sequence[int], made: int) -> None:
@@ -237,7 +238,7 @@ class TorchRunner:
     def prefill_tokens(self) -> int:
         return CPU_PREFILL_TOKENS if self.device == "cpu" else CUDA_PREFILL_TOKENS
 
-    def beside(self, rows: int) -> int:
+    def beside(self, rows: int, before: int) -> int:
         return max(CPU_BESIDE_TOKENS, CPU_BESIDE_A_ROW * rows) if self.device == "cpu" else CUDA_BESIDE_TOKENS
 
     def memory(self) -> dict[str, int]:
