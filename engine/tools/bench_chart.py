@@ -1,6 +1,7 @@
 """Draws what the bench of the engine measured: ours, the peers, and what the memory's bandwidth allows."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 OURS = "#b3261e"
@@ -14,10 +15,11 @@ def draw(result: dict[str, Any], where: str, path: Path) -> None:
 
     figure = Figure(figsize=(13, 9), layout="constrained")
     speed, waiting, gaps, memory = figure.subplots(2, 2).flat
-    figure.suptitle(
+    title = (
         f"{result['model']}, {result['precision']}, {where}: {result['prompt_tokens']} tokens in, "
         f"{result['new_tokens']} out, {result['sampling']}"
     )
+    figure.suptitle(fill(title, 130))
     _speed(speed, result)
     _waiting(waiting, result)
     _gaps(gaps, result)
@@ -62,15 +64,16 @@ def _waiting(axes: Any, result: dict[str, Any]) -> None:
 
 
 def _gaps(axes: Any, result: dict[str, Any]) -> None:
-    groups = {f"batch {size}": figures["inter_token_ms"] for size, figures in result["batches"].items()}
+    groups = {size: figures["inter_token_ms"] for size, figures in result["batches"].items()}
     for lines, figures in result.get("long_prompt", {}).items():
-        groups[f"batch {lines}, {figures['prompt_tokens']} come"] = figures["inter_token_beside_ms"]
+        groups[f"{lines}, {figures['prompt_tokens']} come"] = figures["inter_token_beside_ms"]
     if "mixed" in result:
         groups["mixed"] = result["mixed"]["inter_token_ms"]
     shown = {name: {"median": each["p50"], "99th percentile": each["p99"]} for name, each in groups.items()}
     _bars(axes, shown, {"median": OURS, "99th percentile": "#e2a09c"})
-    axes.tick_params("x", rotation=40)
-    axes.set(title="Time between tokens, ours", ylabel="ms")
+    for label in axes.get_xticklabels():
+        label.set(rotation=40, ha="right", rotation_mode="anchor")
+    axes.set(title="Time between tokens, ours", xlabel="streams at once, and what comes beside them", ylabel="ms")
 
 
 def _memory(axes: Any, result: dict[str, Any]) -> None:
