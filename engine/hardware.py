@@ -29,7 +29,8 @@ CAPTURED_ROWS = 256  # of the largest captured step, where the batch is smaller:
 SLAB_BYTES = 128 << 20
 SPLIT_ROWS = 1_024
 DETERMINISTIC_SPLITS = 4
-# Of attention, each of which leaves fp32 sums for so many pairs of a token and a head: as in `inference.cuda_runner`
+# Blocks of attention, each of which leaves fp32 sums for so many pairs of a token and a head: as in
+# `inference.cuda_runner` and `inference.fused`
 ATTENTION_BLOCKS, ATTENTION_ROWS = 512, 64
 # That torch gives cuBLAS for launched steps, and once more for captured ones (ATen/cuda/CublasHandlePool.cpp)
 LIBRARY_BYTES = 9 << 20

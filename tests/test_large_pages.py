@@ -19,6 +19,22 @@ def test_only_private_memory_of_no_file_is_moved_in_whole_pages():
     assert list(large_pages.whole_pages(MAPS)) == [(0x55D0C0000000, 2 << 20), (0x7F0000200000, 2 << 20)]
 
 
+def test_each_of_these_is_asked_for_and_a_refusal_is_no_failure(tmp_path, monkeypatch):
+    class Library:
+        asked = []
+
+        def __init__(self, *_, **__):
+            self.madvise = lambda *arguments: self.asked.append(arguments) or -1
+
+    (tmp_path / "maps").write_text(MAPS)
+    monkeypatch.setattr(large_pages, "MAPS", tmp_path / "maps")
+    monkeypatch.setattr(large_pages.ctypes, "CDLL", Library)
+    large_pages._collapse()
+    assert Library.asked == [(start, size, 25) for start, size in large_pages.whole_pages(MAPS)]
+    monkeypatch.setattr(large_pages, "MAPS", tmp_path / "none")
+    large_pages._collapse()
+
+
 def test_numbers_stay_as_they_are():
     numbers = torch.arange(16 << 20, dtype=torch.int32)
     large_pages._collapse()

@@ -460,3 +460,38 @@ def test_the_first_token_and_the_end_wait_for_nobody_and_what_is_between_is_told
         assert (one.qsize(), other.qsize()) == (3, 1)
 
     asyncio.run(go())
+
+
+def test_an_answer_does_not_wait_for_the_paint_to_end(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "PAINT_SECONDS", 600)
+
+    async def go() -> int:
+        backend = LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cpu"))
+        tokens = 0
+        for number in range(3):
+            prompt = Prompt(f"Sentence number {number}.", "", 20, GREEDY)
+            tokens += sum([chunk.tokens async for chunk in backend.stream(prompt)])
+        await backend.close()
+        return tokens
+
+    assert asyncio.run(asyncio.wait_for(go(), 30)) == 60
+
+
+def test_many_first_tokens_of_a_step_wake_the_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "PAINT_SECONDS", 60)
+
+    async def go() -> None:
+        loop = asyncio.get_running_loop()
+        woken, wake = [], loop.call_soon_threadsafe
+        monkeypatch.setattr(loop, "call_soon_threadsafe", lambda call: woken.append(wake(call)))
+        outbox, readers = local._Outbox(loop), [asyncio.Queue() for _ in range(32)]
+        for reader in readers:
+            outbox.put(reader, (1, None, None), at_once=True)
+        outbox.put(readers[0], (2, None, None), at_once=False)
+        await asyncio.sleep(0.01)
+        assert len(woken) == 1
+        outbox.put(readers[0], (3, None, None), at_once=False)  # waits for the tick
+        await asyncio.sleep(0.01)
+        assert [reader.qsize() for reader in readers] == [2] + 31 * [1]
+
+    asyncio.run(go())

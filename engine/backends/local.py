@@ -43,7 +43,8 @@ class _Outbox:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._told: list[tuple[asyncio.Queue[Told], Told]] = []
-        self._ticking = False  # what is told will be delivered without the loop being woken for it
+        self._ticking = False  # what is told will be delivered without the loop being woken for it, …
+        self._woken = False  # … or it has been woken
         self._next: asyncio.TimerHandle | None = None
         self._lock = threading.Lock()
 
@@ -51,7 +52,8 @@ class _Outbox:
         """Called on the generation thread."""
         with self._lock:
             self._told.append((reader, told))
-            wake, self._ticking = at_once or not self._ticking, True
+            wake = (at_once or not self._ticking) and not self._woken
+            self._ticking, self._woken = True, self._woken or wake
         if wake:
             with suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 self.loop.call_soon_threadsafe(self._deliver)
@@ -59,7 +61,7 @@ class _Outbox:
     def _deliver(self) -> None:
         with self._lock:
             told, self._told = self._told, []
-            self._ticking = bool(told)
+            self._ticking, self._woken = bool(told), False
         if self._next:
             self._next.cancel()
         self._next = self.loop.call_later(PAINT_SECONDS, self._deliver) if told else None

@@ -173,7 +173,7 @@ class Batcher:
             self._leave(sequence)
         idle = not self._unread
         rows = self._rows()
-        chunks, comers = self._chunks(*self._room(len(rows)))
+        chunks, comers = self._chunks(len(rows))
         before, self._unread = self._unread, []
         if rows or chunks:
             tables = [each.table for each in rows if each.table]
@@ -194,14 +194,6 @@ class Batcher:
         if not self._runner.ahead:
             self._read_all()
 
-    def _room(self, rows: int) -> tuple[int, int]:
-        """(tokens, prompts) that may come in beside so many who run. A crowd goes first: where at least as many wait as
-        run, letting them in at full speed keeps fewer waiting."""
-        if rows and len(self._waiting) < max(CROWD, rows):
-            coming = self._coming()
-            return self._runner.beside(rows, coming.taken if coming else 0), BESIDE_CHUNKS
-        return self._runner.prefill_tokens, self._runner.slots
-
     def _rows(self) -> list[Generation]:
         """Those who get a token, with a page for it. Where pages run short, some may have ended in the step not yet
         read; else who came last steps back."""
@@ -214,11 +206,19 @@ class Batcher:
                     self._preempt(self._running[-1])
         return [each for each in rows if each.table]
 
-    def _chunks(self, budget: int, most: int) -> tuple[list[Chunk], list[Generation]]:
-        """So many tokens of so many prompts, and whose prompt is in with them."""
+    def _chunks(self, rows: int) -> tuple[list[Chunk], list[Generation]]:
+        """What comes in beside so many who run, and whose prompt is in with it. A crowd goes first: where at least as
+        many wait as run, letting them in at full speed keeps fewer waiting."""
         chunks: list[Chunk] = []
         comers: list[Generation] = []
+        crowd = not rows or len(self._waiting) >= max(CROWD, rows)
+        budget, most = self._runner.prefill_tokens, self._runner.slots if crowd else BESIDE_CHUNKS
         while budget and len(chunks) < most and (sequence := self._coming() or self._admit()) and sequence.table:
+            if not crowd:
+                room = self._runner.beside(rows, sequence.taken) - sum(len(chunk.ids) for chunk in chunks)
+                budget = max(0, min(budget, room))
+                if not budget:
+                    break
             count = self._pages.span(sequence.table, min(budget, sequence.left))
             if not self._pages.grow(sequence.table, count):
                 break
@@ -252,7 +252,7 @@ class Batcher:
                 return None
             self._waiting.popleft()
         self._running.append(sequence)  # before all that may fail
-        sequence.slot = heappop(self._free_slots)  # the lowest: the ONNX runner computes all up to the highest
+        sequence.slot = heappop(self._free_slots)  # the lowest: the ONNX runner computes what lies between them, too
         sequence.taken, sequence.launched = sequence.table.length, len(sequence.made)
         self._shared_tokens += sequence.taken
         self._runner.begin(sequence.slot, sequence.sampling, sequence.ids, len(sequence.made))

@@ -36,8 +36,8 @@ FULL_STEPS = (64, 128, 256)
 LEAST_TOKENS = 16
 MORE_TOKENS = (256, 512, 1_024)  # … and tokens in a step launched kernel by kernel, …
 BESIDE_SHARE = 2.8  # … if it takes less than this many times a step without: a token comes within 3 × idle
-LONG_PROMPT = 2_048  # tokens that stand before those, when that is timed for what has …
-LONG_FROM = 512  # … so many before it
+LONG_PROMPT = 2_048  # tokens that are in already when the budget of a long prompt is timed, …
+LONG_FROM = 512  # … which holds from so many on
 BLOCKS_WANTED = 512  # of the attention kernels: four for each processor of a large card
 MOST_SPLITS = 16
 DETERMINISTIC_SPLITS = 4
@@ -204,13 +204,12 @@ class CudaRunner:
         if not self._deterministic:
             return self._fused.chunked(tiles, tables, self._splits(len(tiles)))
         # Every token a row of the other kernel: then what it sees does not depend on how its prompt was cut.
-        rows, _, before, chunk = tiles.unbind(1)
+        _, _, before, chunk = tiles.unbind(1)
         paged = self._fused.paged(chunk.contiguous(), (before + 1).contiguous(), tables, DETERMINISTIC_SPLITS)
-        del rows
         return lambda layer, queries, out: paged(layer, queries[size.rows :], out[size.rows :])
 
     def _splits(self, blocks: int) -> int:
-        """Of the tokens looked back at, where so many blocks a key head have them whole."""
+        """Into how many spans the tokens looked back at are cut, where uncut there were so many blocks a key head."""
         return max(1, min(MOST_SPLITS, BLOCKS_WANTED // (blocks * self._fused.config.kv_heads)))
 
     def _size(self, chunks: Sequence[Chunk], rows: int) -> Size:
@@ -309,8 +308,8 @@ class CudaRunner:
 
     @torch.inference_mode()
     def _capture(self) -> None:
-        """The largest first: the smaller ones find room in its memory. Prompts beside running sequences only as far as
-        nobody waits too long for it."""
+        """The largest batch first: the smaller ones find room in its memory. Prompts beside running sequences as far as
+        nobody waits too long for it, and the smallest such step in any case."""
         pool = torch.cuda.graph_pool_handle()
         with torch.cuda.stream(self._stream):
             for tokens in reversed(PROMPT_STEPS):
@@ -390,5 +389,6 @@ class CudaRunner:
 
 @cache
 def _stream_of(device: str) -> torch.cuda.Stream:
-    """One for all runners of a card, since cuBLAS keeps a workspace for each stream that it has seen."""
+    """One for all runners of a card, since cuBLAS keeps a workspace for each stream that it has seen. So none may be
+    made while another works: its steps would be captured."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -188,10 +188,11 @@ class Fused:
         return attend
 
     def chunked(self, tiles: Tensor, tables: Tensor, splits: int) -> Attend:
-        """Attention of runs of prompts, each token to what stands before it. `tiles`: int32 [tiles, 4], up to
-        `tile_tokens` tokens each: first row in the step, tokens, tokens in the cache before, row of `tables`."""
+        """Attention of runs of prompts, each token to what stands before it, which is cut into up to `splits` spans.
+        `tiles`: int32 [tiles, 4], up to `tile_tokens` tokens each: first row in the step, tokens, tokens in the cache
+        before, row of `tables`."""
         config = self.config
-        cells = len(tiles) * config.kv_heads
+        cells = len(tiles) * config.kv_heads if splits > 1 else 0  # a whole is not merged
         partial = torch.empty(cells * splits * TILE_WARPS * 16 * (config.head_dim + 2), device=self.device)
         done = torch.zeros(cells, dtype=torch.int32, device=self.device)
 

@@ -76,8 +76,8 @@ class Runner(Protocol):
         ...
 
     def beside(self, rows: int, before: int) -> int:
-        """The same while so many decode, of a prompt of which so many tokens are in already: they wait three times as
-        long for a token as they do alone, at the most."""
+        """The same while so many decode, of a prompt of which so many tokens are in already: as many as let them wait
+        about three times as long for a token as they do alone."""
         ...
 
     def begin(self, slot: int, sampling: Sampling, ids: Sequence[int], made: int) -> None:

@@ -73,7 +73,7 @@ def test_more_prompts_than_a_captured_step_takes_though_not_more_tokens(runner, 
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
-def test_a_runner_of_few_slots(small, slots):
+def test_a_runner_may_have_fewer_slots_than_a_captured_step_takes_prompts(small, slots):
     texts = texts_of([40, 5, 300][:slots], later=12)
     Driven(listening(random_model(SMALL, torch.bfloat16, Int4Linear), slots=slots)).travel(texts)
     small.assert_near(texts)

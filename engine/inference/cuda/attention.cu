@@ -403,7 +403,7 @@ __device__ __forceinline__ void attend_chunk(
                 }
             top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
             top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-            const float less = top == NOTHING ? 0.f : top;  // pages behind a block's first may have no key for a row
+            const float less = top == NOTHING ? 0.f : top;  // who begins behind page 0 may have no key for a row
             const float shrink = exp2f(best[r] - less);
             best[r] = top, mass[r] *= shrink;
 #pragma unroll
