@@ -126,14 +126,14 @@ _OPTIONS = {
     "max_vram_gb": _Option(
         _or_none("auto", _gigabytes), "gigabytes of a card, past which nothing is taken: weights, cache and all", "auto"
     ),
-    "kv_dtype": _Option(_one_of("auto", "bf16", "fp8"), "numbers of the KV cache: auto, bf16, or fp8 (half of it)"),
+    "kv_dtype": _Option(_one_of("auto", "bf16", "fp8"), "numbers of a card's KV cache: auto, bf16 or fp8 (half of it)"),
     "kv_window": _Option(
         _or_none("off", _number(64, 262_144)),
-        "tokens that a sequence keeps in the KV cache besides its first ones; less memory, worse long segments",
+        "tokens that a sequence keeps in the KV cache besides its first ones; less memory, worse translations",
         "off",
     ),
     "deterministic": _Option(
-        _yes_or_no, "on a card: the same seed, the same text, whatever else is translated; slower", alone="true"
+        _yes_or_no, "the same seed, the same text, whatever else is translated; slower", alone="true"
     ),
     "max_concurrent": _Option(
         _or_none("auto", _number(1, 1024)), "segments translated at once: auto or a number", "auto"

@@ -71,8 +71,9 @@ FP16_CAPABILITY = (7, 0)  # Volta: fp16 at full speed; older cards compute in fp
 # and 823 with it in INT4; 296 and 273 of these are planned as weights and their copies (2026-11-21)
 PROCESS_BYTES = 600_000_000
 SURVEYED_BYTES = 260_000_000  # of these it has taken already when what is free is looked at
-# Of a graph while ONNX Runtime takes it over: without the page the same two take 840 and 693 MB, at the peak of loading
-ONNX_COPIES = 5
+# Of a graph while ONNX Runtime takes it over. Without the page the same two take 655 and 603 MB at the peak of loading,
+# and 980 and 950 with eight texts at once; 298 of these are Python and the libraries (2026-11-21)
+ONNX_COPIES = 4
 RAM_SHARE = 0.9  # of the memory that is free
 CPU_PARAMETERS = 2_000_000_000  # larger ones say a word or two a second: never instead of a card unless asked for
 
@@ -191,10 +192,12 @@ def plan(config: Config, shape: ModelShape, machine: Machine) -> LoadPlan:
         raise ConfigError("--kv-dtype fp8 has no kernel for --precision fp32; leave one of the two out.")
     if card is None:
         on_cpu = _on_cpu(config, shape, machine)
+        _check_steady(config, on_cpu)
         if made := _fit(config, shape, machine, on_cpu):
             return made
         raise ConfigError(f"{_shortage(config, shape, on_cpu)}; use a smaller model, or a machine with more memory.")
     on_card = _on_card(config, shape, card)
+    _check_steady(config, on_card)
     if made := _fit(config, shape, machine, on_card):
         return made
     shortage = _shortage(config, shape, on_card)
@@ -210,10 +213,19 @@ def plan(config: Config, shape: ModelShape, machine: Machine) -> LoadPlan:
 
 def _check_stored(precision: str, shape: ModelShape) -> None:
     stored, tool = _QUANTIZED.get(precision, (shape.stored, ""))
-    if stored != shape.stored:
-        raise UnsupportedModel(
-            f"This model is not stored in {precision.upper()}; make an {precision.upper()} copy with "
-            f"`python -m {tool}`, or leave --precision out."
+    if stored == shape.stored:
+        return
+    made = f"make an {precision.upper()} copy with `python -m {tool}`, or " if shape.stored in _DTYPE_BYTES else ""
+    raise UnsupportedModel(
+        f"This model is not stored in {precision.upper()} but in {shape.stored}; {made}leave --precision out."
+    )
+
+
+def _check_steady(config: Config, place: _Place) -> None:
+    if config.deterministic and place.engine == "torch":
+        raise ConfigError(
+            "--deterministic is kept by our kernels on a card and by OpenVINO for INT4 and INT8 weights, and here the "
+            f"model would run in plain torch, in {place.dtype}; leave the flag out, or take such weights."
         )
 
 

@@ -38,7 +38,7 @@ class ModelInfo:
     name: str
     family: Family
     languages: tuple[str, ...]  # the codes it speaks, of `languages.LANGUAGES`
-    precision: str  # "bf16", "int8", "gptq-int4", …; "none" where there is no model
+    precision: str  # "bf16", "int8", "gptq-int4", "gptq-int4, widened", …; "none" where there is no model
     device: str
     max_context_tokens: int  # prompt and answer together
     segment_tokens: int  # the longest segment it translates well, in its own tokens

@@ -177,11 +177,14 @@ def test_int8_rows_go_in_as_they_are(tiny_checkpoint, tmp_path):
     assert both_in_slots(OnnxRunner(loaded(tmp_path), SLOTS, LENGTH, threads=1), reference) < 5e-2
 
 
-@pytest.fixture(scope="module")
-def rounded(tiny_checkpoint, tmp_path_factory):
-    """The model in INT8, as the embedded one was: activations are rounded too, so the least difference grows."""
-    folder = tmp_path_factory.mktemp("int8")
-    save_model(loaded(tiny_checkpoint), folder, torch.int8, {})
+@pytest.fixture(scope="module", params=["int8", "int4"])
+def rounded(request, tiny_checkpoint, tmp_path_factory):
+    """Activations are rounded too, so the least difference grows."""
+    folder = tmp_path_factory.mktemp("rounded") / "model"
+    if request.param == "int8":
+        save_model(loaded(tiny_checkpoint), folder, torch.int8, {})
+    else:
+        quantize_gptq(write_checkpoint(folder), group_size=128)
     return loaded(folder)
 
 

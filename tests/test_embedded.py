@@ -80,4 +80,4 @@ def test_the_card_names_sources_licence_and_scores() -> None:
 
 
 def test_the_repository_holds_at_most_64_mb_of_it() -> None:
-    assert sum(path.stat().st_size for path in EMBEDDED_FOLDER.iterdir()) <= 64_000_000
+    assert sum(path.stat().st_size for path in EMBEDDED_FOLDER.rglob("*")) <= 64_000_000

@@ -279,7 +279,7 @@ def test_onnx_has_a_buffer_of_the_whole_context_for_each_slot_and_copies_of_its_
 
 
 def test_where_there_is_less_room_the_slots_of_onnx_are_shorter_and_all_of_them_whole() -> None:
-    made = planned(INT8_MINI, backend="onnx", machine=replace(NO_CARD, ram_free_bytes=int(1.27 * GB)))
+    made = planned(INT8_MINI, backend="onnx", machine=replace(NO_CARD, ram_free_bytes=int(1.2 * GB)))
     each = made.pages // made.slots
     assert (made.slots, made.pages) == (8, 8 * each)
     assert made.sequence_tokens == each * PAGE_TOKENS
@@ -409,6 +409,18 @@ def test_a_reason_names_the_card_and_what_is_taken() -> None:
         f"{made.bytes.kv / GB:.1f} GB, all together, with CUDA itself, {made.bytes.total / GB:.1f} GB; "
         f"{made.slots} sequences at once."
     )
+
+
+def test_deterministic_is_refused_where_plain_torch_would_run_the_model() -> None:
+    for shape, cards, options in (
+        (BF16_SMALL, (), {}),
+        (INT4_MINI, (), {"precision": "fp32"}),
+        (INT4_7B, (card(24, capability=(7, 5)),), {}),
+        (BF16_SMALL, (card(24),), {"precision": "fp32"}),
+    ):
+        assert "in plain torch, in fp" in refused(shape, *cards, deterministic=True, **options).replace("bf16", "fp")
+    for shape, cards in ((INT4_MINI, ()), (INT8_MINI, ()), (BF16_SMALL, (card(24),))):
+        assert planned(shape, *cards, deterministic=True).slots
 
 
 def test_the_readme_says_what_is_planned_for_each_card() -> None:

@@ -20,17 +20,17 @@ def test_only_private_memory_of_no_file_is_moved_in_whole_pages():
 
 
 def test_each_of_these_is_asked_for_and_a_refusal_is_no_failure(tmp_path, monkeypatch):
-    class Library:
-        asked = []
+    asked = []
 
+    class Library:
         def __init__(self, *_, **__):
-            self.madvise = lambda *arguments: self.asked.append(arguments) or -1
+            self.madvise = lambda *arguments: asked.append(arguments) or -1
 
     (tmp_path / "maps").write_text(MAPS)
     monkeypatch.setattr(large_pages, "MAPS", tmp_path / "maps")
     monkeypatch.setattr(large_pages.ctypes, "CDLL", Library)
     large_pages._collapse()
-    assert Library.asked == [(start, size, 25) for start, size in large_pages.whole_pages(MAPS)]
+    assert asked == [(start, size, 25) for start, size in large_pages.whole_pages(MAPS)]
     monkeypatch.setattr(large_pages, "MAPS", tmp_path / "none")
     large_pages._collapse()
 

@@ -364,7 +364,7 @@ def test_a_model_is_loaded_as_planned_and_never_in_bf16_before_ampere(folder, mo
 
 @pytest.mark.parametrize(("precision", "tool"), [("int4", "engine.tools.quantize"), ("int8", "engine.tools.convert")])
 def test_a_precision_the_model_is_not_stored_in_names_the_tool_that_makes_it(tiny_checkpoint, precision, tool):
-    with pytest.raises(UnsupportedModel, match=f"not stored in {precision.upper()}; .* `python -m {tool}`"):
+    with pytest.raises(UnsupportedModel, match=f"not stored in {precision.upper()} but in fp32; .* `python -m {tool}`"):
         LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cpu", precision=precision))
 
 

@@ -181,7 +181,9 @@ def runner_of(loaded: Loaded, plan: LoadPlan, config: Config) -> Runner:
         try:
             from engine.inference.onnx_runner import OnnxRunner
         except ImportError as error:
-            raise ConfigError(f"--backend onnx needs what requirements.txt names for it ({error}).") from error
+            raise ConfigError(
+                f"ONNX Runtime cannot be imported ({error}); install the versions that requirements.txt names."
+            ) from error
         return OnnxRunner(model, plan.slots, plan.pages // plan.slots * PAGE_TOKENS, plan.threads)
     if plan.engine == "openvino":
         try:

@@ -1,8 +1,8 @@
 """What the graphs of the CPU engines share: a model whose INT4 matrices are only held, its head in INT4, and its
 embedding in INT8.
 
-GPTQ checkpoints keep head and embedding in 16 bits or INT8, but the head is a third of what the embedded model reads
-for a token, so it is rounded here. Knows no graph.
+GPTQ checkpoints keep head and embedding in 16 bits or INT8, but a head in INT8 would be two fifths of what the embedded
+model reads for a token, so it is rounded here. Knows no graph.
 """
 
 import torch
