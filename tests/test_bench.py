@@ -257,6 +257,8 @@ def test_each_token_has_a_time_of_its_own_though_some_are_delivered_together(tin
         (["--compare", "vllm,ollama"], "ollama: unknown here; there are vllm, transformers, llama.cpp"),
         (["--loads", "short"], "short: unknown here; there are long, mixed"),
         (["--new-tokens", "1"], "no time between two"),
+        (["--png", "nowhere/chart.png"], "no folder 'nowhere' for the chart"),
+        (["--kv-dtype", "fp8"], "give --synthetic with it"),
         (["--synthetic", "tiny", "--prompt-tokens", "500"], "does not fit the 512 that one sequence may have here"),
         (["--synthetic", "tiny", "--device", "cuda:99"], "There is no device 'cuda:99'"),
     ],
@@ -265,6 +267,13 @@ def test_what_cannot_be_measured_is_one_sentence(options, said, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bench", "engine", "--device", "cpu", *options])
     with pytest.raises(SystemExit, match=said):
         bench.main()
+
+
+def test_a_precision_that_is_none_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "engine", "--precision", "nope"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "invalid choice: 'nope'" in capsys.readouterr().err
 
 
 def test_each_batch_size_is_measured_once():

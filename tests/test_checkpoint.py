@@ -1,7 +1,9 @@
 """Every form of checkpoint Yiwen reads, and one clear sentence for each that it cannot."""
 
 import json
+import os
 import shutil
+import stat
 from typing import ClassVar
 
 import pytest
@@ -176,6 +178,17 @@ def test_what_is_saved_is_read_back_by_us_and_by_transformers(folder, tmp_path):
     assert error(theirs, scores(folder)) < 1e-5
     save_model(model, tmp_path / "int8", torch.int8, {})
     assert error(scores(tmp_path / "int8"), scores(folder)) < 0.05
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no umask")
+def test_what_is_saved_may_be_read_by_whom_the_umask_lets(folder, tmp_path):
+    model = load_model(folder, read_config(folder), torch.float32, "cpu")
+    before = os.umask(0o022)
+    try:
+        save_model(model, tmp_path / "saved", torch.float32, {}, shard_bytes=100_000)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "saved").iterdir()} == {0o644}
 
 
 def test_newer_configs_that_say_rope_parameters_are_the_same_model(folder):

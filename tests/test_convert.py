@@ -23,6 +23,7 @@ def folders(tiny_checkpoint, tmp_path_factory):
     for path in tiny_checkpoint.iterdir():
         (folder / "source" / path.name).write_bytes(path.read_bytes())
     (folder / "source" / "README.md").write_text("A model card.")
+    (folder / "source" / "LICENSE").write_text("A licence.")
     convert(folder / "source", folder / "int8", "int8")
     convert(folder / "int8", folder / "bf16", "bf16")
     return folder
@@ -89,9 +90,10 @@ def test_the_config_drops_what_was_true_of_the_old_weights_only(folders):
     assert not {"quantization_config", "rope_scaling", "rope_theta"} & set(config_of(folders / "bf16"))
 
 
-def test_tokenizer_sampling_and_model_card_come_along(folders):
-    for name in ("tokenizer.json", "generation_config.json", "README.md"):
+def test_tokenizer_sampling_and_licence_come_along_but_not_the_card_of_other_weights(folders):
+    for name in ("tokenizer.json", "generation_config.json", "LICENSE"):
         assert (folders / "bf16" / name).read_bytes() == (folders / "source" / name).read_bytes()
+    assert not (folders / "bf16" / "README.md").exists()
     assert AutoTokenizer.from_pretrained(folders / "bf16").eos_token == "<|eos|>"
 
 
@@ -116,6 +118,15 @@ def test_a_checkpoint_is_never_written_over_itself(folders, monkeypatch, capsys)
     with pytest.raises(SystemExit):
         tool.main()
     assert "name another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "nan"])
+def test_files_of_no_size_are_refused(folders, tmp_path, monkeypatch, capsys, size):
+    command = ["convert", str(folders / "source"), str(tmp_path), "--precision", "fp16", "--shard-mb", size]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert "--shard-mb: " + repr(size) + " is not a number above 0" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):

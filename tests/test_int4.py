@@ -1,5 +1,7 @@
 """INT4 as it is trained and written: what is trained with is what the engine reads."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -129,7 +131,10 @@ def test_compiled_it_is_rounded_alike(model):
 
 def test_the_files_hold_no_more_than_was_asked(model, tmp_path):
     int4.save_model(model, tmp_path / "parts", 32, {}, shard_bytes=8_000)
-    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
+    header = 2_000  # names and shapes, which are not counted
+    sizes = [path.stat().st_size for path in (tmp_path / "parts").glob("*.safetensors")]
+    assert len(sizes) > 2
+    assert max(sizes) < 8_000 + header
     int4.save_model(model, tmp_path / "whole", 32, {})
     parts, whole = (
         load_model(tmp_path / name, read_config(tmp_path / name), torch.float32, "cpu") for name in ("parts", "whole")
@@ -137,12 +142,30 @@ def test_the_files_hold_no_more_than_was_asked(model, tmp_path):
     assert error(scores_of(parts, range(9)), scores_of(whole, range(9))) == 0
 
 
+def test_a_head_of_its_own_stays_as_fine_as_the_config_says(tmp_path):
+    model = HunYuanDense(replace(SHAPE, tied_head=False))
+    train.initialise(model, 1)
+    int4.save_model(model, tmp_path, 32, {})
+    config = read_config(tmp_path)
+    read = load_model(tmp_path, config, torch.float32, "cpu")
+    assert not config["quantization_config"]["lm_head"]
+    assert torch.equal(read.head.weight, model.head.weight.bfloat16().float())
+
+
 @pytest.mark.parametrize(
     ("hidden", "group", "words"),
-    [(64, 128, "Groups of 128 do not divide the 64 inputs"), (96, 32, "The head, served in groups of 64, has 96")],
+    [
+        (64, 128, "Groups of 128 do not divide the 64 inputs of a layer; take 32 or 64 or -1"),
+        (48, 32, "Groups of 32 do not divide the 48 inputs of a layer; take -1"),
+        (
+            96,
+            32,
+            "The head, served in groups of 64, has 96 inputs; take a recipe whose hidden_size is a multiple of 64",
+        ),
+    ],
 )
 def test_groups_that_do_not_divide_the_inputs_are_refused(hidden, group, words):
     model = HunYuanDense(ModelConfig(96, hidden, 128, 1, 4, 2, 32, 10_000.0, 1e-5, 128, tied_head=True))
     with pytest.raises(ConfigError, match=words):
         int4.round_in_training(model, group)
-    assert isinstance(model.layers[0].down, nn.Linear)
+    assert type(model.layers[0].down) is nn.Linear

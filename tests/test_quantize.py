@@ -193,6 +193,20 @@ def test_out_may_not_be_the_model(folder, monkeypatch, capsys):
     assert "keep the original and name another folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--evaluate", "nowhere"], "no folder 'nowhere' of tests"),
+        (["--limit", "-3"], "is not a whole number from 1 on"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_is_quantised(folder, tmp_path, monkeypatch, capsys, options, said):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, folder, tmp_path / "out", *options)
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_last_line_is_json_with_sizes_and_scores_before_and_after(
     folder, pairs, tmp_path, gptqmodel, monkeypatch, capsys
 ):
@@ -203,10 +217,9 @@ def test_the_last_line_is_json_with_sizes_and_scores_before_and_after(
         return {"mean": 50.0 - len(asked)}
 
     monkeypatch.setattr(tool, "scores_of", scores_of)
-    run(
-        monkeypatch, folder, tmp_path / "out", "--group", 32, "--calibration", pairs, "--evaluate", "TEST", "--limit", 9
-    )
+    options = ["--group", 32, "--calibration", pairs, "--evaluate", tmp_path, "--limit", 9]
+    run(monkeypatch, folder, tmp_path / "out", *options)
     result = json.loads(capsys.readouterr().out)  # nothing but that
     assert result["chrf2"] == {"before": {"mean": 49.0}, "after": {"mean": 48.0}}
-    assert asked == [(path, Path("TEST"), 9, tool.SETS, None) for path in (folder, tmp_path / "out")]
+    assert asked == [(path, tmp_path, 9, tool.SETS, None) for path in (folder, tmp_path / "out")]
     assert (result["group"], result["act_order"], result["calibration_texts"]) == (32, False, 4)

@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import json
+import re
+import sys
 import tomllib
 from itertools import islice
 
@@ -136,8 +138,38 @@ def test_a_run_goes_on_from_the_weights_of_a_checkpoint(folder, trained):
 
 
 def test_a_model_of_another_shape_is_not_gone_on_from(folder, tiny_checkpoint):
-    with pytest.raises(ConfigError, match="is not of the recipe's shape: ModelConfig"):
+    with pytest.raises(
+        ConfigError, match=r"shape \(.*hidden_size 128, not 64; .*\); give the recipe of that"
+    ) as raised:
         run(folder, "other", 1, start=tiny_checkpoint)
+    assert "rms_norm_eps" not in str(raised.value)  # the same
+
+
+def command(folder, monkeypatch, *options):
+    places = [f"--{name}={folder / name}" for name in ("corpus", "test", "tokenizer", "out")]
+    monkeypatch.setattr(sys, "argv", ["train", f"--recipe={folder / 'recipe.toml'}", *places, *options])
+    train.main()
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        (["--recipe=nowhere.toml"], "nowhere.toml"),
+        (["--corpus=nowhere"], "train.en-fr"),
+        (["--test=nowhere"], "dev.in-domain"),
+        (["--tokenizer=nowhere"], "tokenizer.json"),
+    ],
+)
+def test_a_file_that_is_not_there_is_one_sentence(folder, monkeypatch, options, missing):
+    with pytest.raises(SystemExit, match=f"No such file or directory: .*{missing}"):
+        command(folder, monkeypatch, "--steps=1", "--workers=0", *options)
+
+
+@pytest.mark.parametrize("options", [["--steps=0"], ["--minutes=-3"], ["--steps=1", "--shard-mb=nan"]])
+def test_what_makes_no_sense_is_one_sentence(folder, monkeypatch, capsys, options):
+    with pytest.raises(SystemExit):
+        command(folder, monkeypatch, *options)
+    assert re.search(r"is not a (whole number from 1 on|number above 0)\n", capsys.readouterr().err)
 
 
 def test_training_with_rounded_weights_learns_and_writes_an_int4_checkpoint_that_speaks(folder, trained):

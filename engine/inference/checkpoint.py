@@ -5,6 +5,7 @@ has become a folder before.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,28 +163,39 @@ def save_model(
     extra: Mapping[str, Any],
     shard_bytes: int = WHOLE_BYTES,
 ) -> None:
-    """Writes `config.json` and `model.safetensors` (several with an index above `shard_bytes`) so that transformers
-    alone can load them. `dtype` torch.int8 quantises the matrices a row at a time (then only Yiwen reads it).
-    `extra` goes into config.json."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """A checkpoint folder that transformers alone can load. `dtype` torch.int8 quantises the matrices a row at a time
+    (then only Yiwen reads it). `extra` goes into config.json."""
     tensors: dict[str, Tensor] = {}
+    for name, weight in tensors_of(model):
+        if dtype == torch.int8 and weight.ndim == 2:
+            tensors[name], tensors[name + "_scale"] = (each.contiguous().cpu() for each in quantize_rows(weight))
+        else:
+            kept = torch.bfloat16 if dtype == torch.int8 else dtype
+            tensors[name] = weight.to(kept).cpu().clone()
+    config = transformers_config(model.config) | dict(extra)
+    if dtype == torch.int8:
+        config["quantization_config"] = {"quant_method": INT8_METHOD, "bits": 8}
+    else:
+        config["dtype"] = str(dtype).removeprefix("torch.")
+    write(tensors, config, folder, shard_bytes)
+
+
+def tensors_of(model: HunYuanDense) -> Iterator[tuple[str, Tensor]]:
+    """(name in a checkpoint, weight in a float dtype); most are views of the model's own."""
     for place, names in _names(model):
         weight = float_weight(model.get_submodule(place))
         for name, part in zip(names, torch.split(weight, _widths(model.config, place, weight)), strict=True):
-            if dtype == torch.int8 and part.ndim == 2:
-                tensors[name + ".weight"], tensors[name + ".weight_scale"] = (
-                    tensor.contiguous().cpu() for tensor in quantize_rows(part)
-                )
-            else:
-                kept = torch.bfloat16 if dtype == torch.int8 else dtype
-                tensors[name + ".weight"] = part.detach().to(kept).cpu().clone()
+            yield name + ".weight", part
+
+
+def write(tensors: dict[str, Tensor], config: Mapping[str, Any], folder: Path, shard_bytes: int = WHOLE_BYTES) -> None:
+    """`config.json` and `model.safetensors`, or several with an index above `shard_bytes`."""
+    folder.mkdir(parents=True, exist_ok=True)
     save_torch_state_dict(tensors, folder, max_shard_size=shard_bytes, metadata={"format": "pt"})
-    written = transformers_config(model.config) | dict(extra)
-    if dtype == torch.int8:
-        written["quantization_config"] = {"quant_method": INT8_METHOD, "bits": 8}
-    else:
-        written["dtype"] = str(dtype).removeprefix("torch.")
-    (folder / "config.json").write_text(json.dumps(written, ensure_ascii=False, indent=1), encoding="utf-8")
+    described = folder / "config.json"
+    described.write_text(json.dumps(config, ensure_ascii=False, indent=1), encoding="utf-8")
+    for file in folder.glob("model*.safetensors"):
+        shutil.copymode(described, file)  # safetensors lets nobody but its owner read it
 
 
 def transformers_config(config: ModelConfig) -> dict[str, Any]:

@@ -42,6 +42,7 @@ OURS = "ours"
 REST_SECONDS = 0.2  # between two runs, so that the threads of one are asleep when the other begins
 ARRIVE = 32  # prompts at once, for the time to their first tokens
 LOADS = ("long", "mixed")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "int4")
 LONG_PROMPT_TOKENS = 2_048
 LINES = (1, 7)  # running while a long prompt comes
 LONG_AT = 0.3  # when it comes, as a share of the time that the lines take alone
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", type=count, default=3, help="rounds; the figures are medians")
     parser.add_argument("--loads", default="long,mixed", help='besides the ladder: long,mixed, one of them, or ""')
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
-    parser.add_argument("--precision", default="auto", help="of a checkpoint, as app.py's")
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of a checkpoint, as app.py's")
     parser.add_argument("--kv-dtype", default="auto", choices=["auto", "fp8"], help="of the cache, for --synthetic")
     parser.add_argument("--compare", default="", help=f"whom to run beside it: {','.join(PEERS)}")
     parser.add_argument("--png", type=Path, help="where to draw the chart")
@@ -97,6 +98,10 @@ class Plan:
             raise ConfigError("With one new token there is no time between two; ask for --new-tokens 2 or more.")
         if arguments.png and find_spec("matplotlib") is None:
             raise ConfigError("--png draws with matplotlib, which is not installed; pip install matplotlib.")
+        if arguments.png and not arguments.png.parent.is_dir():
+            raise ConfigError(f"There is no folder {str(arguments.png.parent)!r} for the chart; make it first.")
+        if arguments.kv_dtype != "auto" and not made_up:
+            raise ConfigError("--kv-dtype is of the cache of random weights; give --synthetic with it.")
         return plan
 
     @property

@@ -16,10 +16,11 @@ import torch
 
 from engine.errors import YiwenError
 from engine.inference import checkpoint
+from engine.tools.asked import amount
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
-# Kept as they are; weights, their index and config.json are written anew.
-COMPANIONS = ("tokenizer*", "generation_config.json", "special_tokens_map.json", "*.jinja", "README*", "LICENSE*")
+# Kept as they are. Weights, their index and config.json are written anew; a model card speaks of the old ones.
+_COMPANIONS = ("tokenizer*", "generation_config.json", "special_tokens_map.json", "*.jinja", "LICENSE*")
 # What config.json says of the weights' old form; the effective RoPE base is written in its place.
 _FORM = {"quantization_config", "dtype", "torch_dtype", "rope_theta", "rope_scaling", "transformers_version"}
 
@@ -31,15 +32,19 @@ def convert(source: Path, target: Path, precision: str, shard_bytes: int = check
     written = checkpoint.transformers_config(model.config).keys() | _FORM
     kept = {name: value for name, value in config.items() if name not in written}
     checkpoint.save_model(model, target, PRECISIONS[precision], kept, shard_bytes)
-    for pattern in COMPANIONS:
-        for path in source.glob(pattern):
-            shutil.copyfile(path, target / path.name)
+    copy_companions(source, target)
     return {
         "out": str(target),
         "precision": precision,
         "bytes_before": weight_bytes(source),
         "bytes_after": weight_bytes(target),
     }
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    for pattern in _COMPANIONS:
+        for path in source.glob(pattern):
+            shutil.copyfile(path, target / path.name)
 
 
 def weight_bytes(folder: Path) -> int:
@@ -51,7 +56,7 @@ def main() -> None:
     parser.add_argument("source", metavar="IN", type=Path, help="folder of a HunYuanDense checkpoint")
     parser.add_argument("target", metavar="OUT", type=Path, help="folder to write; it may not be IN")
     parser.add_argument("--precision", choices=PRECISIONS, required=True)
-    parser.add_argument("--shard-mb", type=float, default=checkpoint.WHOLE_BYTES / 1e6, help="largest file, in MB")
+    parser.add_argument("--shard-mb", type=amount, default=checkpoint.WHOLE_BYTES / 1e6, help="largest file, in MB")
     arguments = parser.parse_args()
     if arguments.source.resolve() == arguments.target.resolve():
         parser.error("OUT is IN: a conversion loses precision, so keep the original and name another folder.")

@@ -1,16 +1,13 @@
 """INT4 as it is trained and written: rounding matrices by groups, layers that round in the forward pass, GPTQ tensors.
 
 The largest weight of a group lies at −8, the longer arm of −8…7, whatever its sign (as in ggml's Q4_0): scales may be
-negative. So yiwen-mini in groups of 128 loses 0.019 nats of its loss before it is trained further, with a scale of
-max|w| / 7 or 7.5 it is 0.029 and 0.034, and with the scales of the least error, 8 % smaller, 0.024.
+negative. engine/README.md has what that gains.
 
 Training goes straight through the rounding, as if its gradient were 1; torch's own fake quantisation would leave
 weights beyond the last level without any. To the compiler both roundings are closed operations: fused, they would keep
 the scales in fp32, but fp16 is what is served.
 """
 
-import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import save_torch_state_dict
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.errors import ConfigError
@@ -102,7 +97,10 @@ def round_in_training(model: HunYuanDense, group: int) -> None:
     """Puts rounded modules in the places of the plain ones; the parameters and their names stay."""
     check_groups(model.config, group)
     if model.config.hidden_size % HEAD_GROUP:
-        raise ConfigError(f"The head, served in groups of {HEAD_GROUP}, has {model.config.hidden_size} inputs.")
+        raise ConfigError(
+            f"The head, served in groups of {HEAD_GROUP}, has {model.config.hidden_size} inputs; take a recipe whose "
+            f"hidden_size is a multiple of {HEAD_GROUP}."
+        )
     for layer in model.layers:
         for name, module in layer.named_children():
             if isinstance(module, nn.Linear):
@@ -136,9 +134,12 @@ def _straight_through(weight: Tensor, rounded: Tensor) -> Tensor:
 
 
 def check_groups(config: ModelConfig, group: int) -> None:
-    for inputs in (config.hidden_size, config.heads * config.head_dim, config.intermediate_size):
-        if group != -1 and inputs % group:
-            raise ConfigError(f"Groups of {group} do not divide the {inputs} inputs of a layer; take 32 or -1.")
+    inputs = (config.hidden_size, config.heads * config.head_dim, config.intermediate_size)
+    fitting = [each for each in GROUPS if each == -1 or not any(count % each for count in inputs)]
+    if group not in fitting:
+        undivided = next(count for count in inputs if count % group)
+        offered = " or ".join(map(str, fitting))
+        raise ConfigError(f"Groups of {group} do not divide the {undivided} inputs of a layer; take {offered}.")
 
 
 def pack(weight: Int4Weight) -> dict[str, Tensor]:
@@ -149,29 +150,31 @@ def pack(weight: Int4Weight) -> dict[str, Tensor]:
     return {
         "qweight": _packed(weight.values).T.contiguous(),
         "qzeros": _packed(weight.zeros.T) - _packed(torch.ones_like(weight.zeros.T)),
-        "scales": weight.scales.T.contiguous(),
+        "scales": weight.scales.T.clone(memory_format=torch.contiguous_format),  # no view, even of a single group
         "g_idx": groups,
     }
+
+
+def settings_of(group: int) -> dict[str, Any]:
+    """What `write` says of matrices that `round_symmetric` made."""
+    return {"bits": 4, "group_size": group, "desc_act": False, "sym": True, "lm_head": False}
 
 
 def save_model(
     model: HunYuanDense, folder: Path, group: int, extra: Mapping[str, Any], shard_bytes: int = checkpoint.WHOLE_BYTES
 ) -> None:
-    """Writes the layers' matrices in INT4 and the embedding in INT8 (only Yiwen reads it); `extra` for config.json."""
-    with tempfile.TemporaryDirectory() as work:
-        checkpoint.save_model(model, Path(work), torch.float32, extra)
-        config, tensors = checkpoint.read_config(Path(work)), load_file(Path(work) / "model.safetensors")
-    written: dict[str, Tensor] = {}
-    for name, weight in tensors.items():
-        if weight.ndim == 1:
-            written[name] = weight.to(torch.bfloat16)
-        elif name == _EMBEDDING:
-            written[name] = weight
-        else:
+    """Writes the layers' matrices in INT4, the embedding in INT8 (only Yiwen reads it), the rest in bf16; `extra` for
+    config.json."""
+    tensors: dict[str, Tensor] = {}
+    for name, weight in checkpoint.tensors_of(model):
+        weight = weight.float().cpu()
+        if weight.ndim == 2 and name.startswith("model.layers."):
             parts = pack(round_symmetric(weight, group))
-            written |= {f"{name.removesuffix('weight')}{last}": part for last, part in parts.items()}
-    settings = {"bits": 4, "group_size": group, "desc_act": False, "sym": True, "lm_head": False}
-    write(written, config | {"dtype": "bfloat16"}, settings, folder, int8_embedding=True, shard_bytes=shard_bytes)
+            tensors |= {f"{name.removesuffix('weight')}{last}": part for last, part in parts.items()}
+        else:
+            tensors[name] = weight if name == _EMBEDDING else weight.to(torch.bfloat16)
+    config = checkpoint.transformers_config(model.config) | dict(extra) | {"dtype": "bfloat16"}
+    write(tensors, config, settings_of(group), folder, int8_embedding=True, shard_bytes=shard_bytes)
 
 
 def write(
@@ -186,11 +189,8 @@ def write(
     tensors = dict(tensors)
     if int8_embedding:
         tensors[_EMBEDDING], tensors[f"{_EMBEDDING}_scale"] = quantize_rows(tensors[_EMBEDDING])
-    folder.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(tensors, folder, max_shard_size=shard_bytes, metadata={"format": "pt"})
     quantization = {**settings, "quant_method": checkpoint.GPTQ_METHOD, "checkpoint_format": "gptq"}
-    text = json.dumps({**config, "quantization_config": quantization}, ensure_ascii=False, indent=1)
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    checkpoint.write(tensors, {**config, "quantization_config": quantization}, folder, shard_bytes)
 
 
 def _packed(values: Tensor) -> Tensor:

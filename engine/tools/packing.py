@@ -51,7 +51,7 @@ class Encoder:
     """An example → ids in the chat layout: `<|startoftext|>` prompt `<|extra_0|>` answer `<|eos|>`."""
 
     def __init__(self, folder: Path) -> None:
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
         self.tokenizer.encode_special_tokens = True  # a special token in the text is text
         names = ("<|startoftext|>", "<|extra_0|>", "<|eos|>", "<|pad|>")
         vocabulary = self.tokenizer.get_vocab()

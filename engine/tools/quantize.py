@@ -14,7 +14,6 @@ and with their true answers. INT8 is widened to bf16 first and so loses a little
 import argparse
 import json
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from engine.inference.loader import family_of
 from engine.inference.tokenizer import ChatTokenizer
 from engine.languages import LANGUAGES
 from engine.tools import convert, int4
+from engine.tools.asked import count
 from engine.types import Family
 
 FIXTURE = Path(__file__).parents[2] / "tests" / "fixtures" / "tatoeba.tsv"  # 180 short pairs: for a try, not for good
@@ -160,9 +160,7 @@ def _write(made: Path, wide: Path, target: Path, int8_embedding: bool) -> None:
     if config.get("tie_word_embeddings"):
         tensors.pop("lm_head.weight", None)
     int4.write(tensors, config, kept, target, int8_embedding)
-    for pattern in convert.COMPANIONS:
-        for path in wide.glob(pattern):
-            shutil.copyfile(path, target / path.name)
+    convert.copy_companions(wide, target)
 
 
 def main() -> None:
@@ -176,11 +174,13 @@ def main() -> None:
     parser.add_argument("--evaluate", metavar="TEST", type=Path, help="folder of SET.en-XX.tsv: chrF2 before and after")
     parser.add_argument("--sets", default=SETS, help="of --evaluate")
     parser.add_argument("--langs", help="of --evaluate (default: all of the model that have tests)")
-    parser.add_argument("--limit", type=int, default=100, help="lines of each file of --evaluate")
+    parser.add_argument("--limit", type=count, default=100, help="lines of each file of --evaluate")
     arguments = parser.parse_args()
     source, target = arguments.source, arguments.target
     if source.resolve() == target.resolve():
         parser.error("OUT is MODEL: INT4 loses precision, so keep the original and name another folder.")
+    if arguments.evaluate and not arguments.evaluate.is_dir():
+        parser.error(f"There is no folder {str(arguments.evaluate)!r} of tests to evaluate with.")
     try:
         chosen = (arguments.group, arguments.calibration, arguments.act_order, arguments.int8_embedding)
         result = quantize(source, target, *chosen)

@@ -4,21 +4,19 @@ Matrices are made one at a time where they are wanted, always the same for one s
 as a GPTQ checkpoint for other engines. Knows no kernel: what holds a matrix is handed in.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.inference.checkpoint import LAYER_NAMES, MakeLinear, transformers_config
 from engine.inference.gptq import Int4Weight
 from engine.inference.model import HunYuanDense, ModelConfig, effective_rope_base
+from engine.tools import int4
 
 GROUP = 128  # inputs a scale, as in Tencent's GPTQ checkpoints
-_ZERO = 8  # symmetric
 _VALUE_DEVIATION = 4.32  # standard deviation of whole numbers evenly spread over 1…15, so that weights have no bias
 
 
@@ -103,72 +101,36 @@ def random_int4(rows: int, columns: int, device: str, seed: int) -> Int4Weight:
     values = torch.randint(1, 16, (rows, columns), dtype=torch.uint8, generator=dice, device=device)
     spread = 0.5 + torch.rand(rows, columns // GROUP, generator=dice, device=device)
     scales = (spread * columns**-0.5 / _VALUE_DEVIATION).to(torch.float16)
-    zeros = torch.full((rows, columns // GROUP), _ZERO, dtype=torch.uint8, device=device)
+    zeros = torch.full((rows, columns // GROUP), int4.ZERO, dtype=torch.uint8, device=device)
     return Int4Weight(values, scales, zeros, None, GROUP)
 
 
 def write_checkpoint(config: ModelConfig, folder: Path, device: str, seed: int = 0) -> None:
-    """The same weights as a GPTQ v1 checkpoint for other engines, one file a layer; without a tokenizer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files: dict[str, dict[str, Tensor]] = {}
+    """The same weights as a GPTQ v1 checkpoint for other engines; without a tokenizer."""
+    tensors: dict[str, Tensor] = {}
     for place, tensor in vectors(config, device, seed):
-        file, (stem,) = _stored(place)
-        files.setdefault(file, {})[stem + ".weight"] = tensor.cpu()
+        (stem,) = _stored(place)
+        tensors[f"{stem}.weight"] = tensor.cpu()
     for place, (rows, columns) in matrices(config):
         weight = random_int4(rows, columns, device, _seed(seed, place))
-        file, stems = _stored(place)
+        stems = _stored(place)
         heads = [config.heads * config.head_dim] + 2 * [config.kv_heads * config.head_dim]
-        first = 0
-        for stem, count in zip(stems, heads if len(stems) == 3 else len(stems) * [rows // len(stems)], strict=True):
-            part = _gptq(weight, slice(first, first + count))
-            files[file] |= {f"{stem}.{kind}": tensor for kind, tensor in part.items()}
-            first += count
-    for file, tensors in files.items():
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-    weight_map = {name: file for file, tensors in files.items() for name in tensors}
-    _write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
-    quantization = {
-        "quant_method": "gptq",
-        "checkpoint_format": "gptq",
-        "bits": 4,
-        "group_size": GROUP,
-        "desc_act": False,
-        "sym": True,
-        "lm_head": False,
-    }
+        counts = heads if len(stems) == 3 else len(stems) * [rows // len(stems)]
+        split = (torch.split(each, counts) for each in (weight.values, weight.scales, weight.zeros))
+        for stem, values, scales, zeros in zip(stems, *split, strict=True):
+            packed = int4.pack(Int4Weight(values, scales, zeros, None, GROUP))
+            tensors |= {f"{stem}.{kind}": part.cpu() for kind, part in packed.items()}
     ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    described = transformers_config(config) | ends | {"dtype": "bfloat16", "quantization_config": quantization}
-    _write_json(folder / "config.json", described)
+    described = transformers_config(config) | ends | {"dtype": "bfloat16"}
+    int4.write(tensors, described, int4.settings_of(GROUP), folder, int8_embedding=False)
 
 
-def _stored(place: str) -> tuple[str, list[str]]:
-    """(file, names of the parts) of what stands at a place of the model."""
+def _stored(place: str) -> list[str]:
+    """Names in a checkpoint of the parts of what stands at a place of the model."""
     if place in _NAMES:
-        return "model-rest.safetensors", list(_NAMES[place])
+        return list(_NAMES[place])
     _, layer, name = place.split(".")
-    return f"model-{layer}.safetensors", [f"model.layers.{layer}.{part}" for part in _NAMES[name]]
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def _gptq(weight: Int4Weight, rows: slice) -> dict[str, Tensor]:
-    """Some rows of a matrix as GPTQ v1 stores them; see `gptq`."""
-    values, zeros = weight.values[rows], weight.zeros[rows]
-    group = torch.arange(values.shape[1], dtype=torch.int32) // weight.group
-    return {
-        "qweight": _packed(values).T.contiguous().cpu(),
-        "qzeros": _packed((zeros - 1).T.contiguous()).cpu(),
-        "scales": weight.scales[rows].T.contiguous().cpu(),
-        "g_idx": group,
-    }
-
-
-def _packed(values: Tensor) -> Tensor:
-    """uint8 [n, m], four bits each → int32 [n, m/8], the lowest bits first."""
-    pairs = values.view(values.shape[0], -1, 2)
-    return (pairs[..., 0] | pairs[..., 1] << 4).view(torch.int32)
+    return [f"model.layers.{layer}.{part}" for part in _NAMES[name]]
 
 
 def _seed(seed: int, place: str) -> int:

@@ -21,6 +21,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -41,6 +42,7 @@ from engine.inference.model import HunYuanDense, ModelConfig
 from engine.inference.runner import TorchRunner
 from engine.inference.sampler import GREEDY
 from engine.tools import corpus, int4
+from engine.tools.asked import amount, count
 from engine.tools.muon import Muon
 from engine.tools.packing import IGNORED, Encoder, Packed, batches
 from engine.types import FinishReason
@@ -130,8 +132,14 @@ def initialise(model: HunYuanDense, seed: int) -> None:
 def start_from(model: HunYuanDense, folder: Path) -> None:
     """The weights of a checkpoint, widened. Raises `ModelNotFound`, `UnsupportedModel`, and `ConfigError`."""
     start = checkpoint.load_model(folder, checkpoint.read_config(folder), torch.float32, "cpu")
-    if start.config != model.config:
-        raise ConfigError(f"{str(folder)!r} is not of the recipe's shape: {start.config}, not {model.config}.")
+    wanted = asdict(model.config)
+    differing = [
+        f"{name} {has}, not {wanted[name]}" for name, has in asdict(start.config).items() if has != wanted[name]
+    ]
+    if differing:
+        raise ConfigError(
+            f"{str(folder)!r} is not of the recipe's shape ({'; '.join(differing)}); give the recipe of that model."
+        )
     model.load_state_dict(start.state_dict())
 
 
@@ -397,15 +405,15 @@ def main() -> None:
     parser.add_argument("--start", metavar="MODEL", type=Path, help="go on from the weights of this folder")
     parser.add_argument("--int4", metavar="GROUP", type=int, choices=int4.GROUPS, help="inputs that share a scale")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--shard-mb", type=float, default=checkpoint.WHOLE_BYTES / 1e6, help="largest file, in MB")
+    parser.add_argument("--shard-mb", type=amount, default=checkpoint.WHOLE_BYTES / 1e6, help="largest file, in MB")
     length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--minutes", type=float)
-    length.add_argument("--steps", type=int)
+    length.add_argument("--minutes", type=amount)
+    length.add_argument("--steps", type=count)
     parser.add_argument("--workers", type=int, default=14, help="processes that make examples, for each GPU")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--log-every", type=int, default=100, help="steps")
-    parser.add_argument("--judge-every", type=int, default=500, help="steps; a multiple of --log-every")
+    parser.add_argument("--log-every", type=count, default=100, help="steps")
+    parser.add_argument("--judge-every", type=count, default=500, help="steps; a multiple of --log-every")
     parser.add_argument("--save-minutes", type=float, default=4)
     arguments = parser.parse_args()
     arguments.tokenizer = arguments.tokenizer or arguments.start
@@ -415,7 +423,7 @@ def main() -> None:
         parser.error("--out is --start: keep the original and name another folder.")
     try:
         summary = run(read_recipe(arguments.recipe), arguments)
-    except YiwenError as error:
+    except (YiwenError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     del summary["curve"]
     print(json.dumps({"out": str(arguments.out), **summary}))
