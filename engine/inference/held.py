@@ -30,6 +30,15 @@ def int4_weights(model: HunYuanDense) -> list[Int4Weight]:
     return [module.held for module in model.modules() if isinstance(module, Int4Held)]
 
 
+def embedding_and_head(model: HunYuanDense) -> tuple[nn.Module, nn.Module]:
+    """What a graph takes for them, one module where they are one. Beside layers in INT4 the embedding is in INT8 and
+    the head in INT4, however they are stored."""
+    if int4_weights(model):
+        return int8_embedding(model), Int4Held(int4_head(model))
+    embedding: nn.Module = model.embedding
+    return embedding, embedding if model.head is None else model.head
+
+
 def int4_head(model: HunYuanDense) -> Int4Weight:
     """[vocab_size, hidden_size], whatever it is stored as; the embedding where they are one."""
     head = model.embedding if model.head is None else model.head

@@ -31,9 +31,6 @@ class ModelConfig:
     max_positions: int
     tied_head: bool
 
-    def kv_bytes_a_token(self, dtype: torch.dtype) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_dim * dtype.itemsize
-
     @property
     def body_parameters(self) -> int:
         """Weights of the matrices in all layers."""

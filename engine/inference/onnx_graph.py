@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from engine.inference.gptq import Int4Weight
-from engine.inference.held import Int4Held, int4_head, int4_weights, int8_embedding
+from engine.inference.held import Int4Held, embedding_and_head
 from engine.inference.int8 import Int8Rows, float_weight
 from engine.inference.model import HunYuanDense, Layer, ModelConfig, RMSNorm
 
@@ -78,7 +78,8 @@ class _Graph:
 def build(model: HunYuanDense) -> tuple[onnx.ModelProto, dict[str, NDArray[np.generic]]]:
     """The graph, and the constants beside it by name, some of which are the model's own memory."""
     config, graph = model.config, _Graph()
-    x, head = _embedded_and_head(graph, model)
+    embedding, head = embedding_and_head(model)
+    x = _embedded(graph, embedding)
     half = config.head_dim // 2
     rotation = graph.constant(model.cos[:, :half]), graph.constant(model.sin[:, half:])
     for layer in model.layers:
@@ -138,21 +139,12 @@ def _normed(graph: _Graph, norm: nn.Module, x: str) -> str:
     return graph("SimplifiedLayerNormalization", x, graph.constant(norm.weight.float()), axis=-1, epsilon=norm.eps)
 
 
-def _embedded_and_head(graph: _Graph, model: HunYuanDense) -> tuple[str, nn.Module]:
-    """The embeddings of the ids, [S, T, hidden_size], and the head. Where the layers are INT4 the head is made so, too,
-    and embeddings are kept in INT8."""
-    embedding: nn.Module = model.embedding
-    head = embedding if model.head is None else model.head
-    if int4_weights(model):
-        embedding, head = int8_embedding(model), Int4Held(int4_head(model))
-    if isinstance(embedding, Int8Rows):
-        return _int8_rows(graph, embedding.weight, embedding.scale), head
-    return graph("Gather", graph.constant(float_weight(embedding).float()), "ids"), head
-
-
-def _int8_rows(graph: _Graph, weight: Tensor, scale: Tensor) -> str:
-    rows = graph("Cast", graph("Gather", graph.constant(weight), "ids"), to=TensorProto.FLOAT)
-    return graph("Mul", rows, graph("Gather", graph.constant(scale.float()[:, None]), "ids"))
+def _embedded(graph: _Graph, embedding: nn.Module) -> str:
+    """The embeddings of the ids, [S, T, hidden_size]."""
+    if not isinstance(embedding, Int8Rows):
+        return graph("Gather", graph.constant(float_weight(embedding).float()), "ids")
+    rows = graph("Cast", graph("Gather", graph.constant(embedding.weight), "ids"), to=TensorProto.FLOAT)
+    return graph("Mul", rows, graph("Gather", graph.constant(embedding.scale[:, None]), "ids"))
 
 
 def _product(graph: _Graph, module: nn.Module, x: str) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.inference.gptq import Int4Weight
-from engine.inference.held import Int4Held, int4_head, int4_weights, int8_embedding
+from engine.inference.held import Int4Held, embedding_and_head
 from engine.inference.int8 import Int8Rows
 from engine.inference.model import HunYuanDense, Layer, ModelConfig, RMSNorm
 from engine.inference.openvino_api import Constant, PagedAttention, op, ov
@@ -53,7 +53,9 @@ def build(model: HunYuanDense) -> ov.Model:
         for layer in range(config.layers)
         for kind in ("keys", "values")
     }
-    x, head = _embedded_and_head(model, step["ids"])
+    embedding, head = embedding_and_head(model)
+    vectors = _matrix(embedding)
+    x = op.gather(vectors, step["ids"], _ints(0))
     half = config.head_dim // 2
     cos, sin = (
         op.unsqueeze(op.gather(_floats(table), step["positions"], _ints(0)), _ints([1, 2])).output(0)
@@ -64,7 +66,7 @@ def build(model: HunYuanDense) -> ov.Model:
         attention = [pages[f"keys.{layer.index}"], pages[f"values.{layer.index}"], *(step[name] for name in STEP[3:])]
         x = _layer(config, layer, x, (cos, sin), attention)
     wanted = _normed(model.norm, op.gather(x, step["rows"], _ints(0)))
-    result = op.result(op.matmul(wanted, head, False, True))
+    result = op.result(op.matmul(wanted, vectors if head is embedding else _matrix(head), False, True))
     result.output(0).set_names({SCORES})
     return ov.Model([result], [*step.values(), *pages.values()], "HunYuanDense")
 
@@ -96,16 +98,6 @@ def _made_of(output: ov.Output) -> set[str]:
     """The names of all nodes that are behind it."""
     node = output.get_node()
     return {node.name}.union(*map(_made_of, node.input_values()))
-
-
-def _embedded_and_head(model: HunYuanDense, ids: ov.Node) -> tuple[ov.Node, ov.Node]:
-    """The embeddings of `ids`, [T, hidden_size], and the head. Where the layers are INT4 the head is made so, too, and
-    embeddings are kept in INT8."""
-    if not int4_weights(model):
-        embedding = _matrix(model.embedding)
-        head = embedding if model.head is None else _matrix(model.head)
-        return op.gather(embedding, ids, _ints(0)), head
-    return op.gather(_matrix(int8_embedding(model)), ids, _ints(0)), _int4(int4_head(model))
 
 
 def _layer(config: ModelConfig, layer: Layer, x: ov.Node, rotation: Rotation, attention: Sequence[ov.Node]) -> ov.Node:

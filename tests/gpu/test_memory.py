@@ -130,7 +130,8 @@ def test_the_card_has_all_its_memory_again_when_a_runner_is_gone():
 
     def lives() -> None:
         runner = CudaRunner(random_model(SMALL, torch.bfloat16), 16, 2_000, 8_192)
-        assert runner.memory()["kv_total"] == 2_000 * PAGE_TOKENS * SMALL.kv_bytes_a_token(torch.bfloat16)
+        token_bytes = 2 * SMALL.layers * SMALL.kv_heads * SMALL.head_dim * torch.bfloat16.itemsize
+        assert runner.memory()["kv_total"] == 2_000 * PAGE_TOKENS * token_bytes
 
     lives()  # libraries keep something from their first use on
     clear()
