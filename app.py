@@ -6,13 +6,19 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from engine.config import GC_THRESHOLD, Config
 from engine.errors import ConfigError, StartupError
+from engine.log import start as start_log
 
 STOP_SECONDS = 2  # after Ctrl-C, for answers under way; a page left open holds a stream that never ends by itself
+LOADING_STOP_SECONDS = 2  # for a model that is being loaded then
+FAILED_SECONDS = 2.5  # that a page has to read why the model could not be loaded; it asks every 2 s
 
 log = logging.getLogger("yiwen")
 
@@ -21,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a container is stopped as a terminal is: with Ctrl-C
     try:
         config = Config.load(argv, os.environ)
-        logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        start_log(config.log_level)
         with _listen(config.host, config.port) as listener:
             _serve(config, listener)
     except StartupError as error:
@@ -49,16 +55,20 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _serve(config: Config, listener: socket.socket) -> None:
-    """Until Ctrl-C. The imports stand here since they cost seconds: what the user mistyped is told before."""
-    from engine.backends.select import select
+    """Until Ctrl-C, or until the model turns out not to load. The imports stand here since they cost seconds: what the
+    user mistyped is told before, and the model's own libraries come once the page is up."""
+    from engine.backends.base import Backend
+    from engine.backends.late import LateBackend
+    from engine.backends.select import choose
 
-    backend = select(config)
+    load = choose(config)
 
     import uvicorn
 
     from engine import detect
     from engine.documents.store import Documents
     from engine.metrics import Metrics
+    from engine.progress import Progress
     from engine.scheduler import Scheduler
     from engine.server.app import create_app
     from engine.termbase.store import Glossaries
@@ -67,15 +77,29 @@ def _serve(config: Config, listener: socket.socket) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     from ui.blocks import mount
 
+    def loaded(progress: Progress) -> Backend:
+        backend = load(progress)
+        info = backend.info
+        log.info("model %s, %s on %s", info.name, info.precision, info.device)
+        detect.load()  # half a second, which the first translation would wait for
+        return backend
+
+    def leave() -> None:
+        time.sleep(FAILED_SECONDS)
+        server.should_exit = True
+
     gc.set_threshold(*GC_THRESHOLD)
-    detect.load()  # half a second, which the first translation would wait for
-    scheduler = Scheduler(backend.slots, config.max_waiting)
+    backend = LateBackend(loaded, leave)
+    scheduler = Scheduler(1, config.max_waiting)  # it gets the backend's slots once that is there
     translator = Translator(backend, scheduler, config.max_text_tokens)
-    metrics = Metrics(backend.memory)
+    limit = None if config.max_vram_gb is None else int(config.max_vram_gb * 1e9)
+    metrics = Metrics(backend.memory, limit_bytes=limit)
     documents = Documents(translator, metrics, Path(config.data_dir))
     glossaries = Glossaries(Path(config.data_dir))
-    server_app = create_app(translator, scheduler, metrics, backend.close, documents, glossaries, config.max_upload_mb)
-    app = mount(server_app, translator, config, metrics)
+    app = create_app(
+        translator, scheduler, metrics, backend.close, documents, glossaries, config.max_upload_mb, backend
+    )
+    mount(app, translator, config, metrics)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -88,10 +112,24 @@ def _serve(config: Config, listener: socket.socket) -> None:
     # While it stops, uvicorn logs a traceback for each stream it cuts off.
     logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     host, port = listener.getsockname()[:2]
-    log.info("model %s, %s on %s", backend.info.name, backend.info.precision, backend.info.device)
     log.info("open http://%s:%d%s", f"[{host}]" if ":" in host else host, port, config.root_path or "/")
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    finally:
+        backend.stop(LOADING_STOP_SECONDS)
+    if backend.failure:
+        raise backend.failure
+
+
+def _end(status: int) -> NoReturn:
+    """Python would be taken down around a model that is still being loaded, by code which cannot be interrupted; that
+    may crash."""
+    if any(thread.name == "loading" for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _end(main(sys.argv[1:]))

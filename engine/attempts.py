@@ -50,12 +50,16 @@ _REMEDIES: dict[str, tuple[Remedy, ...]] = {  # by what is amiss; the first that
 OF_MARKS = frozenset({"marks", "tags_moved"})
 
 
-class _Ask(NamedTuple):
-    """A prompt's text, whether its answer comes in `WRAPPER`, and how it is sampled if not as the user said."""
+class Ask(NamedTuple):
+    """A prompt's text, whether its answer comes in `WRAPPER`, and how it is sampled if not as the user said; and which
+    of the user's context, the sentences before and the terms it shows."""
 
     text: str
     wrapped: bool = False
     sampling: Sampling | None = None
+    context: str = ""
+    before: str = ""
+    terms: tuple[Term, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +84,22 @@ class Attempts:
 
     def __init__(self, backend: Backend, request: TranslationRequest, source: str, segment: Segment) -> None:
         self._backend, self._request, self._source, self._segment = backend, request, source, segment
-        self._whole_source = kept.bare(segment, kept.spelt_out(segment, segment.text))
+        self._whole_source = kept.source(segment)
         self._greedy = replace(request.sampling, temperature=0.0)
         self._tokens = 0
         self._said = ""  # of what was passed on
+
+    def first(self) -> list[Ask]:
+        """What the model is asked first: one prompt, or one for each run where it carries no marks; none where all of
+        the segment is kept."""
+        segment = self._segment
+        if not _has_words(marks.bare(segment.text, segment.tags)):
+            return []
+        if segment.tags and not self._backend.info.marks:
+            pieces = marks.pieces(segment.text, segment.tags)
+            parts = [self._part(piece) for piece in pieces if isinstance(piece, str) and _has_words(piece)]
+            return [self._asks_for(part)[0] for part in parts]
+        return [self._asks()[0]]
 
     async def run(self) -> AsyncGenerator[str | Translated, None]:
         """The first answer as it comes, then what became of the segment, which may be another text.
@@ -175,7 +191,7 @@ class Attempts:
             return None
         tags = in_place.with_pairs(segment.tags, targets)
         asked = replace(segment, text=text, tokens=self._backend.count_tokens(text), tags=tags)
-        ask = _Ask(prompts.with_marks(info.family, target, text), wrapped=True, sampling=self._greedy)
+        ask = Ask(prompts.with_marks(info.family, target, text), wrapped=True, sampling=self._greedy)
         if not self._fits(ask, asked):
             return None
         answer = Answer(ask.wrapped)
@@ -184,7 +200,7 @@ class Attempts:
         asked = replace(asked, text=text, tags=in_place.with_pairs(segment.tags, targets))
         return self._candidate(answer, asked, lambda mended: in_place.settled(mended, segment.tags, targets, target))
 
-    def _other_ask(self, remedy: Remedy, best: _Candidate) -> _Ask | None:
+    def _other_ask(self, remedy: Remedy, best: _Candidate) -> Ask | None:
         """The prompt of a remedy, or None where it would be no other than the first."""
         segment, family, target = self._segment, self._backend.info.family, self._request.target
         asks = self._asks()
@@ -201,7 +217,7 @@ class Attempts:
                 missed = [Term(term.source, term.target) for term in best.terms if term.applied < term.count]
                 if not (terms := self._that_fit(missed)):
                     return None
-                ask = _Ask(prompts.with_terms(family, target, terms, segment.text))
+                ask = Ask(prompts.with_terms(family, target, terms, segment.text))
                 return ask._replace(sampling=other_sampling) if ask.text == asks[0].text else ask
             case "alone" if asks[0].text != (alone := self._plain()).text and not segment.tags:
                 return alone
@@ -214,10 +230,10 @@ class Attempts:
     # -----------------------------------------------------------------------------------------------------------------
     # prompts
 
-    def _asks(self) -> list[_Ask]:
+    def _asks(self) -> list[Ask]:
         return self._asks_for(self._segment)
 
-    def _asks_for(self, part: Segment) -> list[_Ask]:
+    def _asks_for(self, part: Segment) -> list[Ask]:
         """The prompts for a segment in the order in which they are tried; one alone where it has no marks.
 
         Terms come before marks and those before the text before: no template takes two of these, a term is an order,
@@ -225,26 +241,28 @@ class Attempts:
         template for marks is given them in its own first. What leaves no room for the answer is left out.
         """
         family, target, text = self._backend.info.family, self._request.target, part.text
-        ask = _Ask(prompts.plain(family, self._source, target, text))
+        ask = Ask(prompts.plain(family, self._source, target, text))
         if terms := self._that_fit([term for term in part.terms if term.target]):
             for context in ("", part.context):
-                richer = _Ask(prompts.with_terms(family, target, terms, text, context))
+                said = prompts.with_terms(family, target, terms, text, context)
+                richer = Ask(said, context=context, terms=tuple(terms))
                 ask = richer if self._fits(richer, part) else ask
         else:
-            for context in (part.before, part.context, _joined(part.context, part.before)):
-                if context:
-                    richer = _Ask(prompts.with_context(family, target, context, text))
+            for context, before in (("", part.before), (part.context, ""), (part.context, part.before)):
+                if shown := _joined(context, before):
+                    said = prompts.with_context(family, target, shown, text)
+                    richer = Ask(said, context=context, before=before)
                     ask = richer if self._fits(richer, part) else ask
         if not part.tags:
             return [ask]
         if any(wrapper in text for wrapper in WRAPPER):  # the text speaks of them: no answer could be told from it
-            return [ask, _Ask(prompts.plain(family, self._source, target, text))]
-        marked = _Ask(prompts.with_marks(family, target, text), wrapped=True)
+            return [ask, Ask(prompts.plain(family, self._source, target, text))]
+        marked = Ask(prompts.with_marks(family, target, text), wrapped=True)
         return [marked, ask] if family in prompts.MARKS_PUBLISHED and not terms else [ask, marked]
 
-    def _plain(self, *, other: bool = False) -> _Ask:
+    def _plain(self, *, other: bool = False) -> Ask:
         family, target = self._backend.info.family, self._request.target
-        return _Ask(prompts.plain(family, self._source, target, self._segment.text, other=other))
+        return Ask(prompts.plain(family, self._source, target, self._segment.text, other=other))
 
     def _that_fit(self, terms: Sequence[Term]) -> list[Term]:
         """The most specific of the terms, which come first, within the budget of a prompt."""
@@ -256,11 +274,11 @@ class Attempts:
                 left -= size
         return fit
 
-    def _fits(self, ask: _Ask, part: Segment) -> bool:
+    def _fits(self, ask: Ask, part: Segment) -> bool:
         """Whether the answer to it has room."""
         return self._room(ask) >= self._wanted(part)
 
-    def _room(self, ask: _Ask) -> int:
+    def _room(self, ask: Ask) -> int:
         """Tokens left for the answer."""
         return self._backend.info.max_context_tokens - self._backend.count_tokens(ask.text) - CHAT_LAYOUT_TOKENS
 
@@ -272,7 +290,7 @@ class Attempts:
     # -----------------------------------------------------------------------------------------------------------------
     # answers
 
-    async def _say(self, answer: Answer, ask: _Ask, part: Segment) -> AsyncGenerator[str, None]:
+    async def _say(self, answer: Answer, ask: Ask, part: Segment) -> AsyncGenerator[str, None]:
         """Fills `answer`; one that goes round in circles is stopped, and has no `finish`."""
         # without room it is 1, and the backend says how long its prompt may be
         most = max(1, min(self._wanted(part), self._room(ask)))
@@ -289,22 +307,15 @@ class Attempts:
     async def _in_parts(self, answer: Answer, pieces: Sequence[marks.Piece]) -> AsyncGenerator[str, None]:
         """Fills `answer` with the runs of `pieces` translated each by itself, and yields them; right marks by
         construction. Where the model says nothing at all it stays empty."""
-        segment, terms = self._segment, glossary.index(self._segment.terms)
+        segment = self._segment
         said, text, answer.finish = "", "", "stop"
         for piece in pieces:
             if not isinstance(piece, str) or not _has_words(piece):
                 text = marks.spell([piece], segment.tags)
             else:
-                run = piece.strip()
+                part = self._part(piece)
+                run = part.text
                 before, _, after = piece.partition(run)
-                part = replace(
-                    segment,
-                    text=run,
-                    tokens=self._backend.count_tokens(run),
-                    tags={},
-                    kept={},
-                    terms=glossary.terms_in(terms, run, self._source),
-                )
                 of_run = Answer()
                 await _drained(self._say(of_run, self._asks_for(part)[0], part))
                 if of_run.finish != "stop":
@@ -316,6 +327,13 @@ class Attempts:
             yield text
         if not said:
             answer.text = ""
+
+    def _part(self, piece: str) -> Segment:
+        """A run of the segment as a segment of its own."""
+        run = piece.strip()
+        terms = glossary.terms_in(glossary.index(self._segment.terms), run, self._source)
+        tokens = self._backend.count_tokens(run)
+        return replace(self._segment, text=run, tokens=tokens, tags={}, kept={}, terms=terms)
 
     def _candidate(
         self, answer: Answer, asked: Segment | None = None, settle: Callable[[str], str] = str

@@ -8,6 +8,7 @@ YiwenError
 │   ├── DuplicateRun      a WebSocket run with an id in use   400
 │   ├── NoSuchDocument    deleted, or never there             404
 │   ├── DocumentNotReady  its result was asked for too early  409
+│   ├── BenchmarkRunning  one at a time                       409
 │   ├── TextTooLong                                           413
 │   ├── UnsupportedMedia  not JSON and not a form             415
 │   ├── BadDocument       a file that is not what it should be 422
@@ -20,6 +21,7 @@ YiwenError
 │   └── InvalidRequest    the shape of the request is off     422
 ├── NotStored             the disk refused                    507
 ├── Overloaded            try again later                     503 + Retry-After
+│   └── Loading           the model is not there yet          503 + Retry-After
 ├── BackendError          the model or its host failed        503
 └── StartupError          the program cannot start            exit status 2
     ├── ConfigError       a flag, a variable, a port
@@ -83,6 +85,11 @@ class BadDocument(RequestError):
     code = "bad_document"
 
 
+class BenchmarkRunning(RequestError):
+    status = 409
+    code = "benchmark_running"
+
+
 class GlossaryError(RequestError):
     """A file of terms of which nothing can be used."""
 
@@ -139,6 +146,12 @@ class Overloaded(YiwenError):
     def __init__(self, message: str, retry_after_seconds: int = 5) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class Loading(Overloaded):
+    """The model is not there yet; in a while it is."""
+
+    code = "loading"
 
 
 class BackendError(YiwenError):

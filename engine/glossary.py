@@ -185,9 +185,12 @@ def check(
 
     A word of `translation`, of language `target`, may be inflected. A term without a target must be there as it is
     spelt in the source. Places of a target that two terms share are shared out; there are no more than it should have.
+    Source places are in `source_text`.
     """
     wanted: dict[Term, dict[Term, int]] = {}  # term → what shall stand for it → how often
+    occurrences: dict[Term, list[tuple[int, int]]] = {}
     for found in find(Index(terms), source_text, source):
+        occurrences.setdefault(found.term, []).append((found.start, found.end))
         said = Term(found.term.target, "") if found.term.target else _as_it_stands(source_text, found)
         counts = wanted.setdefault(found.term, {})
         counts[said] = counts.get(said, 0) + 1
@@ -209,8 +212,14 @@ def check(
             count=so_far.count + count,
             applied=so_far.applied + len(share),
             places=tuple(sorted((*so_far.places, *share))),
+            source_places=tuple(occurrences[term]),
         )
     return tuple(sorted(results.values(), key=lambda result: -len(result.source)))
+
+
+def is_said(said: str, source: str, lang: str) -> bool:
+    """Whether `said`, of language `lang`, is the source of a term and nothing else."""
+    return [(found.start, found.end) for found in find(Index([Term(source, "")]), said, lang)] == [(0, len(said))]
 
 
 def _as_it_stands(text: str, found: Found) -> Term:

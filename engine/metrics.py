@@ -55,6 +55,15 @@ class Pages:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What the probes of memory say, at one moment."""
+
+    memory: Memory
+    pages: Pages | None  # None where the cache has none
+    hit_rate: float | None  # of the tokens of all prompts so far, those whose keys and values were in the cache already
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     uptime_seconds: float
     running: int  # requests under way, those that wait among them
@@ -73,16 +82,19 @@ class Snapshot:
 
 
 class Metrics:
-    """Counted on the event loop, read from any thread."""
+    """Counted on the event loop, read from any thread. `limit_bytes`: what the user lets us take of a card."""
 
     def __init__(
         self,
         memory: Callable[[], Mapping[str, int]] = dict,
         process_bytes: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        limit_bytes: int | None = None,
     ) -> None:
+        self.limit_bytes = limit_bytes
         self._memory = memory
-        self._process_bytes = process_bytes or (lambda: int(psutil.Process().memory_info().rss))
+        process = psutil.Process()
+        self._process_bytes = process_bytes or (lambda: int(process.memory_info().rss))
         self._clock = clock
         self._lock = Lock()
         self._born = clock()
@@ -138,8 +150,36 @@ class Metrics:
             self._output_tokens += event.output_tokens
             self._whole.append(self._clock() - began)
 
-    def snapshot(self) -> Snapshot:
-        memory, process_bytes = self._memory(), self._process_bytes()
+    def tokens_per_second(self) -> float:
+        """Out, over the last few seconds."""
+        with self._lock:
+            return self._rate.per_second(self._clock())
+
+    def held(self) -> Held:
+        """Asks the probes now."""
+        memory = self._memory()
+        asked = memory.get("prompt_tokens", 0)
+        return Held(
+            memory=Memory(
+                process=self._process_bytes(),
+                weights=memory.get("weights", 0),
+                kv_used=memory.get("kv_used", 0),
+                kv_total=memory.get("kv_total", 0),
+                device_used=memory.get("device_used"),
+                device_total=memory.get("device_total"),
+                workspace=memory.get("workspace"),
+                graphs=memory.get("graphs"),
+                context=memory.get("context"),
+            ),
+            pages=Pages(memory["pages_used"], memory["pages_free"], memory.get("preempted", 0))
+            if "pages_used" in memory
+            else None,
+            hit_rate=memory["shared_tokens"] / asked if asked else None,
+        )
+
+    def snapshot(self, held: Held | None = None) -> Snapshot:
+        """`held`: what was asked of the probes before, so that they are not asked again."""
+        held = held or self.held()
         with self._lock:
             now = self._clock()
             return Snapshot(
@@ -155,20 +195,8 @@ class Metrics:
                 tokens_per_second=self._rate.per_second(now),
                 first_text=_summary(self._first_text),
                 whole=_summary(self._whole),
-                memory=Memory(
-                    process=process_bytes,
-                    weights=memory.get("weights", 0),
-                    kv_used=memory.get("kv_used", 0),
-                    kv_total=memory.get("kv_total", 0),
-                    device_used=memory.get("device_used"),
-                    device_total=memory.get("device_total"),
-                    workspace=memory.get("workspace"),
-                    graphs=memory.get("graphs"),
-                    context=memory.get("context"),
-                ),
-                pages=Pages(memory["pages_used"], memory["pages_free"], memory.get("preempted", 0))
-                if "pages_used" in memory
-                else None,
+                memory=held.memory,
+                pages=held.pages,
             )
 
 

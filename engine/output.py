@@ -7,12 +7,13 @@ check of the markup finds better, all of a segment is replaced.
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
+from engine import glossary
 from engine.job import Job
 from engine.languages import LANGUAGES
-from engine.markup import marks
+from engine.markup import changes, kept, marks, source_places
 from engine.markup.parse import Parser
 from engine.markup.spans import filled, is_refused
-from engine.types import Document, Segment, SegmentDone, TermResult, TextDelta, TextReplaced, Translated
+from engine.types import Document, MarkupChange, Segment, SegmentDone, TermResult, TextDelta, TextReplaced, Translated
 
 Change = TextDelta | TextReplaced
 
@@ -27,6 +28,9 @@ class Output:
         self._at = 0  # in the skeleton: what stands before has been sent
         self._written: list[str] = []  # by block: its source
         self._segments: dict[int, list[int]] = {}  # of each block
+        self._starts: dict[int, int] = {}  # of the blocks in the source, once somebody asks
+        self._letters: source_places.Letters | None = None  # of the block under way, once somebody asks
+        self._read = 0  # characters of it that a reader has read before the segment under way
         self._placed = frozenset(part for part in document.skeleton if isinstance(part, int))
         self._leads: list[str] = []  # by segment: the skeleton before it
         self._gaps: list[str] = []  # by segment: the source of the gap before it
@@ -47,8 +51,10 @@ class Output:
             self._escape = self._parser.escape(self._block)
             self._restorer = marks.Restorer(self._block, self._escape)
             self._text = ""
+            self._letters, self._read = None, 0
             lead = self._skeleton_until(part.block)
         self._segments[part.block].append(part.index)
+        self._read += len(marks.bare(part.gap, self._block.tags))
         self._leads.append(lead)
         self._bodies.append("")
         self._text += gap
@@ -86,12 +92,35 @@ class Output:
     def done(self, done: Translated) -> SegmentDone:
         """The translation of a segment, the one settled last, by itself and with its tags."""
         text = marks.restore(self._block, done.text, self._escape)
+        source = kept.source(done.segment)
         terms = tuple(
-            replace(term, places=tuple(marks.restored_places(self._block, done.text, self._escape, term.places)))
+            replace(
+                term,
+                places=tuple(marks.restored_places(self._block, done.text, self._escape, term.places)),
+                source_places=tuple(self._source_places(done.segment.block, source, term)),
+            )
             for term in done.terms
         )
-        self._done.append(SegmentDone(done.segment.index, text, terms, done.warnings))
+        self._read += len(source)
+        self._done.append(SegmentDone(done.segment.index, text, terms, done.warnings, source))
         return self._done[-1]
+
+    def _source_places(self, number: int, source: str, term: TermResult) -> Iterator[tuple[int, int]]:
+        """Where in the whole source a term stands that is found in `source`, the segment under way of a block."""
+        block = self._job.blocks[number]
+        self._starts = self._starts or source_places.starts_of_blocks(self._document)
+        start = self._starts[number]
+        self._letters = self._letters or source_places.letters(block, start)
+        for first, last in term.source_places:
+            if place := self._letters.place(self._read + first, self._read + last):
+                read, said = source[first:last], block.source[place[0] - start : place[1] - start]
+                joined = "".join(read.split()) == "".join(said.split())
+                if said == read or (joined and glossary.is_said(said, term.source, self._job.source)):
+                    yield place
+
+    def changes(self) -> tuple[MarkupChange, ...]:
+        """What of the markup is written otherwise, on purpose. To be called after `keep`."""
+        return changes.declared(self._job.blocks, self.texts, self._written)
 
     def terms(self) -> Iterator[TermResult]:
         """Those of all segments, their places in `text`; none of a segment that was written otherwise."""

@@ -27,6 +27,12 @@ class Scheduler:
         self._held: Counter[str] = Counter()  # slots in use, by request
         self._ring: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()  # never empty queues
 
+    def grow(self, slots: int) -> None:
+        """To as many slots as a backend has that was not there at first. Those who wait get them at once."""
+        self.slots = max(self.slots, slots)
+        while self.free and self._ring:
+            self._grant()
+
     @property
     def free(self) -> int:
         """Slots that nobody uses; while there is one, nobody waits."""
@@ -41,6 +47,10 @@ class Scheduler:
     def requests(self) -> int:
         """Requests admitted now: running and waiting."""
         return self._admitted.total()
+
+    def has(self, request_id: str) -> bool:
+        """Whether a request of that id is admitted now."""
+        return self._admitted[request_id] > 0
 
     @contextmanager
     def admit(self, request_id: str) -> Iterator[None]:
@@ -100,10 +110,13 @@ class Scheduler:
                 del self._ring[request_id]
 
     def _release(self, request_id: str) -> None:
-        """Hand the slot to the next request in the ring, which then goes to the ring's end."""
         self._held[request_id] -= 1
         if not self._held[request_id]:
             del self._held[request_id]
+        self._grant()
+
+    def _grant(self) -> None:
+        """Hand a slot to the next request in the ring, which then goes to the ring's end."""
         while self._ring:
             next_id, turns = self._ring.popitem(last=False)
             turn = turns.popleft()

@@ -8,13 +8,15 @@ and stops the backend.
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, replace
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import perf_counter
 
+from engine.alternatives import TRIES_PER_ALTERNATIVE, as_it_stands, freer, is_fit
 from engine.attempts import Attempts
 from engine.backends.base import Backend
+from engine.benchmark import Benchmark
 from engine.errors import (
     BackendError,
     EmptyText,
@@ -26,18 +28,23 @@ from engine.errors import (
 )
 from engine.job import Job, prepare
 from engine.languages import LANGUAGES, resolve, resolve_any
-from engine.markup.parse import PARSERS, Markup, format_of
+from engine.markup import kept
+from engine.markup.parse import PARSERS, Markup, Parser, format_of
 from engine.markup.spans import remembering
 from engine.markup.verify import at_fault
 from engine.output import Output
 from engine.scheduler import Scheduler
 from engine.types import (
+    Alternatives,
     Block,
+    Document,
     DocumentEvent,
     Finished,
+    MarkupChange,
     ModelInfo,
     Queued,
     Segment,
+    ShownPrompt,
     Started,
     Term,
     TermResult,
@@ -50,6 +57,9 @@ from engine.types import (
 
 MAX_TOKEN_CHARACTERS = 5  # prose in any script has fewer to a token, so a longer text is refused without counting
 LANES_PER_SLOT = 2  # segments that run or wait ahead of the reader, so that no slot is idle while one is read
+QUEUE_LOOK_SECONDS = (
+    0.05  # between two looks at how many are ahead of who waits, and as much again for every ten of them
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,23 @@ class _Lane:
     said: asyncio.Queue[_Turn | str | Translated | YiwenError]
     task: asyncio.Task[None] | None = None
     outcome: Translated | None = None
+    opened: asyncio.Event = field(default_factory=asyncio.Event)  # there is something to read
+
+    async def spoke(self, within_seconds: float) -> None:
+        """Wait until there is something to read, but no longer."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.opened.wait(), within_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A text as its format says, and the job it makes."""
+
+    request: TranslationRequest  # checked
+    markup: Markup
+    parser: Parser
+    document: Document
+    job: Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +107,7 @@ class Translator:
     def __init__(self, backend: Backend, scheduler: Scheduler, max_text_tokens: int = 200_000) -> None:
         self._backend = backend
         self._scheduler = scheduler
+        self.benchmark = Benchmark(backend, scheduler)
         self._max_text_tokens = max_text_tokens
         self._sound_glossary: tuple[Term, ...] = ()  # the last one whose characters were looked at
 
@@ -106,16 +134,9 @@ class Translator:
         `BackendError` when a segment fails; the others are then cancelled, as they are when the reader leaves.
         """
         began_seconds = perf_counter()
-        if not request.text:
-            raise EmptyText("There is no text to translate; send at least one word.")
-        request = self.checked(request, [request.text])
-        with self._scheduler.admit(request.id):
-            markup: Markup = format_of(request.text) if request.format == "auto" else request.format
-            parser = PARSERS[markup]
-            parser = parser._replace(write=remembering(parser.write))  # what is sent is verified after
-            # threads, since a book takes a second to cut and count and others are being answered meanwhile
-            document = await asyncio.to_thread(parser.parse, request.text)
-            job = await self._prepared(request, document.blocks)
+        with self._admitted(request) as request:
+            read = await self._read(request)
+            job, document, parser = read.job, read.document, read.parser
             output = Output(job, document, parser, request.target)
             done: list[Translated] = []
             async with aclosing(self._run(request, job)) as events:
@@ -137,25 +158,31 @@ class Translator:
                         yield output.done(event)
             for change in output.finish():
                 yield change
-            if faults := await asyncio.to_thread(at_fault, markup, document, parser.write, output.texts):
+            if faults := await asyncio.to_thread(at_fault, read.markup, document, parser.write, output.texts):
                 for change in output.keep(faults):
                     yield change
             unchanged = sorted({*(faults or []), *output.refused})
+            declared = await asyncio.to_thread(output.changes)
         doubts = _unchanged(unchanged, job.segments)
-        yield self._finished(job, done, began_seconds, output.terms(), doubts, text=output.text)
+        yield self._finished(job, done, began_seconds, output.terms(), doubts, text=output.text, changes=declared)
 
     async def stream_blocks(
-        self, request: TranslationRequest, blocks: Sequence[Block], known: Mapping[int, Translated] | None = None
+        self,
+        request: TranslationRequest,
+        blocks: Sequence[Block],
+        known: Mapping[int, Translated] | None = None,
+        cut: Job | None = None,
     ) -> AsyncGenerator[DocumentEvent, None]:
         """The blocks of a document, whose text the request does not hold. The last event is `Finished`, with `texts`.
 
         `known` are segments by their indices that need no model any more, and what became of them; one whose text is
-        another now is asked for again. Raises what `stream` raises.
+        another now is asked for again. `cut` is what `cut` made of the blocks, which else is done here. Raises what
+        `stream` raises.
         """
         began_seconds = perf_counter()
         request = self.checked(request, [block.text for block in blocks])
         with self._scheduler.admit(request.id):
-            job = await self._prepared(request, tuple(blocks))
+            job = cut or await self._prepared(request, tuple(blocks))
             done: list[Translated] = []
             async with aclosing(self._run(request, job, known or {})) as events:
                 async for event in events:
@@ -164,8 +191,114 @@ class Translator:
                     if not isinstance(event, _Began | TextDelta):
                         yield event
         texts = job.texts([each.text for each in done], LANGUAGES[request.target])
-        terms = (replace(term, places=()) for each in done for term in each.terms)  # of no text that anybody reads
+        # places would be of no text that anybody reads
+        terms = (replace(term, places=(), source_places=()) for each in done for term in each.terms)
         yield self._finished(job, done, began_seconds, terms, texts=tuple(texts))
+
+    async def cut(self, request: TranslationRequest, blocks: Sequence[Block]) -> Job:
+        """The segments of a document, each with what it is shown. Raises what `stream` raises of a text."""
+        return await self._prepared(self.checked(request, [block.text for block in blocks]), tuple(blocks))
+
+    async def stream_segment(
+        self, request: TranslationRequest, source: str, part: Segment
+    ) -> AsyncGenerator[DocumentEvent, None]:
+        """A segment of what was `cut` before, from the language `source`. Raises what `stream` raises."""
+        began_seconds = perf_counter()
+        request = self.checked(request, ())
+        job = Job((), [part], [], source)
+        done: list[Translated] = []
+        with self._scheduler.admit(request.id):
+            async with aclosing(self._run(request, job)) as events:
+                async for event in events:
+                    if isinstance(event, Translated):
+                        done.append(event)
+                    if not isinstance(event, _Began | TextDelta):
+                        yield event
+        yield self._finished(job, done, began_seconds, ())
+
+    async def prompt(self, request: TranslationRequest, segment: int = 0) -> ShownPrompt:
+        """What the model would be shown first of this segment of the text. Raises what `stream` raises before its first
+        segment, and `InvalidRequest` where there is no such segment."""
+        with self._admitted(request) as request:
+            read = await self._read(request)
+            part = _segment(read.job, segment)
+            asks = Attempts(self._backend, request, read.job.source, part).first()
+            context = max((ask.context for ask in asks), key=len, default="")
+            text = "\n\n".join(ask.text for ask in asks)
+            return ShownPrompt(
+                segments=len(read.job.segments),
+                segment=segment,
+                source=kept.source(part),
+                context=context,
+                context_cut=len(request.context.strip()) - len(context),
+                before=max((ask.before for ask in asks), key=len, default=""),
+                terms=tuple(dict.fromkeys(term for ask in asks for term in ask.terms)),
+                text=text,
+                tokens=sum(self._backend.count_tokens(ask.text) for ask in asks),
+            )
+
+    async def alternatives(
+        self, request: TranslationRequest, segment: int, count: int, without: str = ""
+    ) -> Alternatives:
+        """At most `count` translations of one segment of the text, each another than the rest and than `without`.
+
+        There may be fewer: of what is sampled some is the same, and what is no translation is not shown. Raises what
+        `prompt` and `stream` raise; cancelling it frees its slots and stops the backend.
+        """
+        with self._admitted(request) as request:
+            read = await self._read(request)
+            part = _segment(read.job, segment)
+            tries = TRIES_PER_ALTERNATIVE * count
+            upcoming = iter(range(tries))
+            found: dict[str, int] = {}  # → its try
+            asking: set[asyncio.Task[tuple[int, Translated]]] = set()
+            try:
+                while len(found) < count:
+                    for number in islice(upcoming, count - len(found) - len(asking)):
+                        freely = replace(request, sampling=freer(request.sampling, number, tries))
+                        asking.add(asyncio.create_task(self._try(freely, read.job.source, part, number)))
+                    if not asking:
+                        break
+                    answered, asking = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+                    for number, done in sorted(task.result() for task in answered):
+                        text = await asyncio.to_thread(_fit, read, done, without)
+                        if text and text.strip() != without.strip():
+                            found.setdefault(text, number)
+            finally:
+                for task in asking:
+                    task.cancel()
+                await asyncio.gather(*asking, return_exceptions=True)
+        return Alternatives(segment, tuple(sorted(found, key=found.__getitem__)))
+
+    async def _try(
+        self, request: TranslationRequest, source: str, part: Segment, number: int
+    ) -> tuple[int, Translated]:
+        """What becomes of a segment, in its turn; and the `number`."""
+        lane = _Lane(part, asyncio.Queue())
+        await self._attempt(request, source, lane)
+        while lane.said.qsize() > 1:
+            lane.said.get_nowait()
+        if isinstance(last := lane.said.get_nowait(), YiwenError):
+            raise last
+        assert isinstance(last, Translated), "an attempt ends with what became of it, or why it failed"
+        return number, last
+
+    @contextmanager
+    def _admitted(self, request: TranslationRequest) -> Iterator[TranslationRequest]:
+        """Let a request in whose text is its own; it is checked."""
+        if not request.text:
+            raise EmptyText("There is no text to translate; send at least one word.")
+        request = self.checked(request, [request.text])
+        with self._scheduler.admit(request.id):
+            yield request
+
+    async def _read(self, request: TranslationRequest) -> _Read:
+        markup: Markup = format_of(request.text) if request.format == "auto" else request.format
+        parser = PARSERS[markup]
+        parser = parser._replace(write=remembering(parser.write))  # what is sent is verified after
+        # threads, since a book takes a second to cut and count and others are being answered meanwhile
+        document = await asyncio.to_thread(parser.parse, request.text)
+        return _Read(request, markup, parser, document, await self._prepared(request, document.blocks))
 
     async def _prepared(self, request: TranslationRequest, blocks: tuple[Block, ...]) -> Job:
         count = self._backend.count_tokens
@@ -184,9 +317,11 @@ class Translator:
             for index, part in enumerate(job.segments):
                 room = LANES_PER_SLOT * self._scheduler.slots - len(lanes)
                 lanes.extend(self._open(request, job.source, ahead, known or {}) for ahead in islice(upcoming, room))
-                if index == 0 and (before := self._scheduler.ahead(request.id)):
-                    yield Queued(before)
                 lane = lanes[0]
+                if index == 0:
+                    async with aclosing(self._queue(request.id, lane)) as places:
+                        async for queued in places:
+                            yield queued
                 while not isinstance(said := await lane.said.get(), Translated):
                     if isinstance(said, YiwenError):
                         raise said
@@ -203,6 +338,19 @@ class Translator:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _queue(self, request_id: str, lane: _Lane) -> AsyncGenerator[Queued, None]:
+        """How many are ahead, and again whenever that has changed, until the lane has its turn or nobody is ahead.
+
+        Looks again and again, since being told would cost every release of a slot a look at all who wait; who has many
+        ahead looks more seldom.
+        """
+        told = 0
+        while lane.said.empty() and (ahead := self._scheduler.ahead(request_id)):
+            if ahead != told:
+                told = ahead
+                yield Queued(ahead)
+            await lane.spoke(QUEUE_LOOK_SECONDS * (1 + ahead / 10))
 
     def checked(self, request: TranslationRequest, texts: Sequence[str]) -> TranslationRequest:
         """The request with our own language codes. All that can be refused of it and its `texts` without a look at the
@@ -253,6 +401,7 @@ class Translator:
         try:
             async with self._scheduler.slot(request.id):
                 lane.said.put_nowait(_Turn())
+                lane.opened.set()
                 async with aclosing(attempts.run()) as answer:
                     async for said in answer:
                         lane.outcome = said if isinstance(said, Translated) else None
@@ -260,9 +409,12 @@ class Translator:
         except YiwenError as error:
             lane.said.put_nowait(error)
         except Exception as error:  # the end of a task: without this the reader would wait for ever
-            failure = BackendError(f"Segment {lane.segment.index + 1} could not be translated ({error!r}); try again.")
+            kind = type(error).__name__  # its own words may quote the text, and this comes into the log
+            failure = BackendError(f"Segment {lane.segment.index + 1} could not be translated ({kind}); try again.")
             failure.__cause__ = error
             lane.said.put_nowait(failure)
+        finally:
+            lane.opened.set()
 
     def _finished(
         self,
@@ -273,10 +425,12 @@ class Translator:
         warnings: Iterable[Warning] = (),
         text: str = "",
         texts: tuple[str, ...] = (),
+        changes: tuple[MarkupChange, ...] = (),
     ) -> Finished:
         return Finished(
             text=text,
             texts=texts,
+            changes=changes,
             source=job.source,
             segments=len(job.segments),
             input_tokens=sum(part.tokens for part in job.segments),
@@ -287,6 +441,24 @@ class Translator:
             terms=_summed(terms),
             warnings=(*job.warnings, *(warning for each in done for warning in each.warnings), *warnings),
         )
+
+
+def _segment(job: Job, number: int) -> Segment:
+    """Raises `InvalidRequest` where there is none of this number."""
+    if not job.segments:
+        raise InvalidRequest("Nothing of this text is shown to the model, since there is nothing in it to translate.")
+    if not 0 <= number < len(job.segments):
+        raise InvalidRequest(
+            f"There is no segment {number:,}: the text has {len(job.segments):,}, counted from 0; ask for one of these."
+        )
+    return job.segments[number]
+
+
+def _fit(read: _Read, done: Translated, before: str) -> str | None:
+    """How it stands in the document, where `before` stands now, if it may be shown."""
+    if not is_fit(done):
+        return None
+    return as_it_stands(read.job, read.document, read.markup, read.parser, read.request.target, done, before)
 
 
 def _unchanged(blocks: Iterable[int], segments: Sequence[Segment]) -> Iterator[Warning]:
@@ -301,11 +473,18 @@ def _unchanged(blocks: Iterable[int], segments: Sequence[Segment]) -> Iterator[W
 
 def _summed(results: Iterable[TermResult]) -> tuple[TermResult, ...]:
     """One result a term, over the whole text."""
-    sums: dict[tuple[str, str], TermResult] = {}
+    found: dict[tuple[str, str], list[TermResult]] = {}
     for result in results:
-        key = (result.source, result.target)
-        before = sums.get(key, TermResult(*key, 0, 0))
-        sums[key] = TermResult(
-            *key, before.count + result.count, before.applied + result.applied, before.places + result.places
+        found.setdefault((result.source, result.target), []).append(result)
+    return tuple(
+        TermResult(
+            *key,
+            sum(each.count for each in of_term),
+            sum(each.applied for each in of_term),
+            tuple(place for each in of_term for place in each.places),
+            tuple(
+                sorted(place for each in of_term for place in each.source_places)
+            ),  # an alt text comes before its line
         )
-    return tuple(sums.values())
+        for key, of_term in found.items()
+    )

@@ -12,6 +12,7 @@ from uuid import uuid4
 Format = Literal["auto", "text", "html", "markdown"]
 Family = Literal["hy-mt1.5", "hy-mt2"]  # which of Tencent's prompt templates a checkpoint was trained on
 FinishReason = Literal["stop", "length"]
+LoadStage = Literal["download", "weights", "prepare", "test"]  # in this order
 CountTokens = Callable[[str], int]  # a tokenizer, as the text layers see it
 Skeleton = tuple[str | int, ...]  # source that is copied as it is, and the places of blocks by their numbers
 
@@ -52,6 +53,17 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadState:
+    """How far the model is. `done` runs from 0 to 1 over all stages; `stage` is empty where none is under way."""
+
+    status: Literal["loading", "ready", "failed"]
+    stage: LoadStage | Literal[""]
+    done: float
+    seconds_left: float | None  # None: that cannot be told yet
+    reason: str  # a sentence for people; empty once it is ready
+
+
+@dataclass(frozen=True, slots=True)
 class Term:
     """An entry of a glossary. Without a `target` the source is to be kept as it is."""
 
@@ -65,7 +77,8 @@ class Term:
 class TermResult:
     """How often a term's source occurs, and in how many of those places its target was found after.
 
-    `places` are where in the translation, as (start, end) in characters (Unicode code points), in order.
+    `places` are where in the translation, as (start, end) in characters (Unicode code points), in order;
+    `source_places` where in the source text, but for what is spelt otherwise there than a reader reads it.
     """
 
     source: str
@@ -73,6 +86,7 @@ class TermResult:
     count: int
     applied: int
     places: tuple[tuple[int, int], ...] = ()
+    source_places: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +96,15 @@ class Warning:
     code: str
     message: str
     segment: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MarkupChange:
+    """Something of a text's markup that is written otherwise than in its source, on purpose, and how often."""
+
+    code: str
+    count: int
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +198,7 @@ class TokenChunk:
 @dataclass(frozen=True, slots=True)
 class Translated:
     """What became of a segment. The marks of `text` are those of the segment's that are tags of its block; the places
-    of `terms` are in the text without them."""
+    of `terms` are in the text without them, and in the segment's source as a reader reads it."""
 
     segment: Segment
     text: str
@@ -219,10 +242,13 @@ class TextReplaced:
 
 @dataclass(frozen=True, slots=True)
 class SegmentDone:
+    """`source` is as a reader reads it, `text` as it is written; the `source_places` of terms are in the whole text."""
+
     segment: int
     text: str
     terms: tuple[TermResult, ...] = ()
     warnings: tuple[Warning, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +266,30 @@ class Finished:
     terms: tuple[TermResult, ...] = ()
     warnings: tuple[Warning, ...] = ()
     texts: tuple[str, ...] = ()
+    changes: tuple[MarkupChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPrompt:
+    """What the model is shown first of a segment, and its parts: of those that were to be had the ones that are in."""
+
+    segments: int  # of the text
+    segment: int
+    source: str  # of the segment, as a reader reads it
+    context: str  # of what the user says of the text
+    context_cut: int  # characters of that which are left out at its beginning
+    before: str  # the sentences before the segment
+    terms: tuple[Term, ...]
+    text: str  # word for word; empty where all of the segment is kept
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alternatives:
+    """Other translations of one segment, each as it would stand in the document."""
+
+    segment: int
+    texts: tuple[str, ...]
 
 
 TranslationEvent = Queued | Started | TextDelta | TextReplaced | SegmentDone | Finished

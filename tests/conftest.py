@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from engine.backends.base import Backend
+from engine.backends.late import LateBackend
 from engine.backends.select import EMBEDDED_FOLDER
 from engine.config import Config
 from engine.documents.store import Documents
@@ -41,17 +42,22 @@ class Serve:
         tested: bool = True,
         data_dir: Path | None = None,
     ) -> str:
-        """`page` mounts the studio at `/`; `tested` waits for the self-test, so that the backend is at rest."""
+        """`page` mounts the studio at `/`; `tested` waits for the self-test, so that the backend is at rest. A
+        `LateBackend` is loaded once the server is up."""
         config = Config(root_path=root_path)
         scheduler = Scheduler(slots, max_requests)
         translator = Translator(backend, scheduler, config.max_text_tokens)
         metrics = Metrics(backend.memory)
         data_dir = data_dir or self._folders.mktemp("data")
         documents, glossaries = Documents(translator, metrics, data_dir), Glossaries(data_dir)
-        app = create_app(translator, scheduler, metrics, backend.close, documents, glossaries, config.max_upload_mb)
+        late = backend if isinstance(backend, LateBackend) else None
+        app = create_app(
+            translator, scheduler, metrics, backend.close, documents, glossaries, config.max_upload_mb, late
+        )
         if page:
             app = asyncio.run(_with_page(app, translator, config, metrics))
         listener = socket.create_server(("127.0.0.1", 0))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as app.py's has it: else 40 ms an answer
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = uvicorn.Server(
             uvicorn.Config(app, root_path=root_path, log_level="warning", timeout_graceful_shutdown=1)

@@ -1,21 +1,24 @@
 """`python app.py` as its user meets it: one clear sentence when it cannot start, and a clean stop."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.conftest import soon
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.timeout(60)  # the program loads gradio, and with a model torch
+pytestmark = pytest.mark.timeout(120)  # the program loads gradio, and with a model torch
 
 
 def start(*flags: str, **environ: str) -> subprocess.Popen[str]:
@@ -57,6 +60,11 @@ def test_a_model_folder_that_does_not_exist_is_named(name: str) -> None:
     assert repr(str(Path(name))) in refusal("--model", name, "--port", "0")
 
 
+def test_a_folder_that_holds_no_model_is_named(tmp_path: Path) -> None:
+    said = refusal("--model", str(tmp_path), "--port", "0")
+    assert said == f"yiwen: The folder {str(tmp_path)!r} holds no config.json, so it is no model."
+
+
 def test_it_says_its_address_and_stops_cleanly_while_a_page_is_open() -> None:
     with start("--backend", "echo", "--port", "0") as program:
         try:
@@ -89,6 +97,63 @@ def test_it_stops_cleanly_while_it_is_starting() -> None:
     assert "Traceback" not in after
 
 
+def test_the_page_is_up_while_the_model_loads_and_says_how_far_it_is() -> None:
+    with start("--port", "0") as program:
+        try:
+            url = _log_until(program, "open http").split()[-1].rstrip("/")
+            assert httpx.get(url, timeout=30).headers["Content-Type"].startswith("text/html")
+            states = [httpx.get(f"{url}/system").json()["state"]]
+            assert states[0]["status"] == "loading"
+            while states[-1]["status"] == "loading":
+                time.sleep(0.02)
+                states.append(httpx.get(f"{url}/system").json()["state"])
+            program.send_signal(signal.SIGINT)
+            program.communicate(timeout=45)
+        finally:
+            program.kill()
+    assert states[-1] == {"status": "ready", "stage": "", "done": 1.0, "seconds_left": 0.0, "reason": ""}
+    assert list(dict.fromkeys(state["stage"] for state in states)) == ["weights", "prepare", "test", ""]
+    done = [state["done"] for state in states]
+    assert done == sorted(done)
+    assert len(set(done)) > 10
+    assert any(state["seconds_left"] for state in states)
+
+
+def test_it_stops_cleanly_while_the_model_loads() -> None:
+    with start("--port", "0") as program:
+        try:
+            before = _log_until(program, "open http")
+            url = before.split()[-1].rstrip("/")
+            soon(lambda: _state(url) == "loading", seconds=45)
+            program.send_signal(signal.SIGINT)
+            after = program.communicate(timeout=45)[1]
+        finally:
+            program.kill()
+    assert program.returncode == 0
+    assert "stopped" in after
+    assert "Traceback" not in before + after
+    assert "ERROR" not in after
+
+
+def test_a_model_that_cannot_be_read_is_told_on_the_page_and_then_at_the_end(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "torn"
+    shutil.copytree(tiny_checkpoint, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with start("--model", str(folder), "--port", "0", "--log-level", "warning") as program:
+        try:
+            url = f"http://127.0.0.1:{_port(program)}"
+            soon(lambda: _state(url) == "failed", seconds=45)
+            said = program.communicate(timeout=45)[1]
+        finally:
+            program.kill()
+    assert program.returncode == 2
+    assert len(said.splitlines()) == 1, said
+    assert said.startswith(f"yiwen: {str(weights)!r} cannot be read")
+
+
 def _log_until(program: subprocess.Popen[str], said: str) -> str:
     assert program.stderr
     log = ""
@@ -97,6 +162,21 @@ def _log_until(program: subprocess.Popen[str], said: str) -> str:
         assert line, log
         log += line
     return log
+
+
+def _port(program: subprocess.Popen[str]) -> int:
+    """Of one that logs nothing."""
+    process = psutil.Process(program.pid)
+    soon(lambda: bool(process.net_connections()), seconds=45)
+    return int(process.net_connections()[0].laddr.port)
+
+
+def _state(url: str) -> str:
+    try:
+        status: str = httpx.get(f"{url}/readyz", timeout=30).json()["status"]
+        return status
+    except httpx.TransportError:
+        return ""
 
 
 def _ready(url: str) -> bool:

@@ -415,10 +415,36 @@ def test_a_glossary_goes_out_as_a_file_and_comes_in_again(url: str, kind: str) -
     assert [(term["source"], term["target"]) for term in after] == [(term["source"], term["target"]) for term in before]
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv", "xlsx", "json", "tbx"])
+def test_a_template_comes_in_again_whole(url: str, kind: str) -> None:
+    answer = httpx.get(f"{url}/glossaries/template", params={"format": kind})
+    assert answer.headers["Content-Disposition"].startswith(f'attachment; filename="glossary-template.{kind}"')
+    kept = send(url, f"glossary-template.{kind}", answer.content, source_lang="en", target_lang="zh")
+    assert (kept.status_code, kept.json()["problems"]) == (201, [])
+    terms = httpx.get(f"{url}/glossaries/{kept.json()['id']}").json()["terms"]
+    assert [(term["source"], bool(term["target"]), term["case"]) for term in terms] == [
+        ("overhead line", True, False),
+        ("Variobahn", False, False),
+        ("Polish", True, True),
+    ]
+
+
+def test_a_file_without_a_name_leaves_a_glossary_its_own(url: str) -> None:
+    one = f"{url}/glossaries/{keep(url, name='Old boats')['id']}"
+    for fields, said in (({}, "Old boats"), ({"name": "Ships"}, "Ships")):
+        replaced = httpx.put(
+            one,
+            files={"file": ("new.csv", b"ship,navire\n")},
+            data={"source_lang": "en", "target_lang": "fr", **fields},
+        )
+        assert (replaced.status_code, replaced.json()["name"]) == (200, said)
+
+
 def test_a_format_that_is_not_written_is_refused(url: str, kept_id: str) -> None:
-    answer = httpx.get(f"{url}/glossaries/{kept_id}/file?format=pdf")
-    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
-    assert "csv" in answer.json()["error"]
+    for path in (f"{kept_id}/file", "template"):
+        answer = httpx.get(f"{url}/glossaries/{path}?format=pdf")
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+        assert "csv" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("path", ["x", "..%2f..%2fetc", "%00", "a" * 500])

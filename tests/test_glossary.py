@@ -311,7 +311,7 @@ def test_a_translated_term_may_be_inflected(target, translation, lang, obeyed):
 
 def test_a_check_says_where_a_term_was_obeyed_and_no_oftener_than_it_should():
     (result,) = check([Term("cat", "Katze")], "A cat.", "Eine Katze, zwei Katzen.", "en", "de")
-    assert result == TermResult("cat", "Katze", 1, 1, ((5, 10),))
+    assert result == TermResult("cat", "Katze", 1, 1, ((5, 10),), ((2, 5),))
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    ["errors"],
+    ["errors", "log"],
     ["types"],
-    ["config", "files", "languages", "metrics", "shape"],
+    ["cards", "config", "files", "languages", "metrics", "progress", "shape"],
     ["alphabets"],
     [
         "prompts",
@@ -28,6 +28,7 @@ LAYERS = [
         "markup.kept",
         "markup.spans",
         "markup.segments",
+        "markup.source_places",
         "markup.markdown_parser",
         "markup.page_language",
     ],
@@ -35,10 +36,11 @@ LAYERS = [
     ["markup.html", "markup.front_matter", "markup.plain"],
     ["markup.markdown_reading"],
     ["markup.markdown_writing"],
-    ["markup.markdown"],
+    ["markup.markdown", "markup.changes"],
     ["markup.parse"],
     ["markup.verify"],
-    ["documents.encoding", "documents.file", "documents.package"],
+    ["markup.preview"],
+    ["documents.encoding", "documents.file", "documents.package", "documents.pace"],
     ["documents.xml", "termbase.entries"],
     ["termbase.columns"],
     ["termbase.interchange", "termbase.jsons", "termbase.tables"],
@@ -67,25 +69,36 @@ LAYERS = [
         "backends.base",
     ],
     ["hardware", "inference.cuda_sampler", "inference.int4", "inference.model"],
-    ["inference.checkpoint", "inference.fused", "inference.held"],
+    ["devices", "inference.checkpoint", "inference.fused", "inference.held"],
     ["inference.loader", "inference.runner", "inference.openvino_graph", "inference.onnx_graph"],
     ["inference.batcher", "inference.cuda_runner", "inference.openvino_runner", "inference.onnx_runner"],
     ["backends.echo", "backends.local"],
+    ["backends.late"],
     ["backends.select", "scheduler"],
-    ["answer", "job"],
-    ["attempts", "output"],
+    ["answer", "benchmark", "job"],
+    ["alternatives", "attempts", "output"],
     ["translator"],
-    ["documents.read", "documents.folder"],
+    ["documents.read", "documents.folder", "documents.workbench"],
     ["documents.store"],
     ["server.errors"],
     ["server.limits", "server.origin", "server.forms"],
     ["server.questions"],
-    ["server.answers"],
-    ["server.rest", "server.websocket", "server.health", "server.documents", "server.glossaries"],
+    ["server.answers", "server.incoming"],
+    [
+        "server.bench",
+        "server.closer",
+        "server.docs",
+        "server.documents",
+        "server.glossaries",
+        "server.health",
+        "server.rest",
+        "server.system",
+        "server.websocket",
+    ],
     ["server.app"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-UI_SEES = {"translator", "types", "errors", "config", "languages", "documents", "metrics", "termbase"}
+UI_SEES = {"benchmark", "translator", "types", "errors", "config", "languages", "documents", "metrics", "termbase"}
 
 
 def imported(path: Path) -> Iterator[str]:

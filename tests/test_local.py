@@ -249,6 +249,8 @@ def test_memory_adds_up(tiny_checkpoint):
             "pages_used": 0,
             "pages_free": rest["pages_free"],
             "preempted": 0,
+            "prompt_tokens": 0,
+            "shared_tokens": 0,
         }
         prompt, used = ask("I went to the library.", LONG), []
         async with aclosing(backend.stream(prompt)) as chunks:
@@ -260,7 +262,8 @@ def test_memory_adds_up(tiny_checkpoint):
         assert asked <= used[0]
         assert asked + 19 * a_token <= used[-1] <= rest["kv_total"]  # it may run ahead of who reads
         await falls_to_zero(backend)
-        assert backend.memory() == rest
+        asked_tokens = len(backend._tokenizer.prompt(prompt.text))
+        assert backend.memory() == rest | {"prompt_tokens": asked_tokens}
 
     with_backend(tiny_checkpoint, work)
 
@@ -357,7 +360,7 @@ def test_a_model_is_loaded_as_planned_and_never_in_bf16_before_ampere(folder, mo
     machine = Machine(ram_bytes=32 * 10**9, ram_free_bytes=28 * 10**9, cores=1, bf16=False, cards=cards)
     monkeypatch.setattr(hardware, "survey", lambda devices: machine)
     asked = []
-    monkeypatch.setattr(local, "load", lambda *given: asked.append(given))
+    monkeypatch.setattr(local, "load", lambda *given, **_: asked.append(given))
     local.prepared(Config(model=str(folder)))
     assert asked == [(str(folder), "cuda:0" if capability else "cpu", *planned, folder)]
 
@@ -375,7 +378,14 @@ def test_a_card_that_is_not_there_is_refused_with_how_many_there_are(tiny_checkp
 
 def test_a_hub_model_is_asked_for_once_and_its_licence_said_once(tiny_checkpoint, monkeypatch, caplog):
     asked = []
-    monkeypatch.setattr(loader, "snapshot_download", lambda name, **_: asked.append(name) or str(tiny_checkpoint))
+
+    def snapshot(name: str, *, dry_run: bool = False, **_: object) -> list[object] | str:
+        if dry_run:  # what is missing
+            return []
+        asked.append(name)
+        return str(tiny_checkpoint)
+
+    monkeypatch.setattr(loader, "snapshot_download", snapshot)
     loaded, _ = local.prepared(Config(model="tencent/HY-MT1.5-1.8B", devices="cpu"))
     assert loaded.info.name == "tencent/HY-MT1.5-1.8B"
     assert asked == ["tencent/HY-MT1.5-1.8B"]

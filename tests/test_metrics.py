@@ -92,6 +92,13 @@ def test_memory_comes_from_the_probes() -> None:
     assert (memory.device_used, memory.device_total, memory.workspace, memory.graphs) == (None, None, None, None)
 
 
+def test_what_was_measured_before_is_not_measured_again() -> None:
+    metrics = Metrics((kinds := iter([{"weights": 7}])).__next__, process_bytes=lambda: 9)
+    held = metrics.held()
+    assert metrics.snapshot(held).memory == held.memory
+    assert list(kinds) == []
+
+
 def test_pages_are_counted_where_the_cache_has_them() -> None:
     assert Metrics(lambda: {"weights": 7}).snapshot().pages is None
     counted = Metrics(lambda: {"pages_used": 3, "pages_free": 5, "preempted": 1, "graphs": 9}).snapshot()

@@ -2,6 +2,7 @@ import asyncio
 import random
 import time
 from contextlib import aclosing, suppress
+from dataclasses import replace
 
 import pytest
 
@@ -236,7 +237,7 @@ def test_terms_of_the_glossary_reach_the_prompt_of_their_segment_only():
 def test_terms_are_counted_over_the_whole_text_and_misses_are_named():
     events = run(ask("AI one.\nAI two. AI three.", glossary=(Term("AI", "IA"),)), SaysBackend("IA est là"))
     finished = events[-1]
-    assert finished.terms == (TermResult("AI", "IA", 3, 2, ((0, 2), (10, 12))),)
+    assert finished.terms == (TermResult("AI", "IA", 3, 2, ((0, 2), (10, 12)), ((0, 2), (8, 10), (16, 18))),)
     assert [(warning.code, warning.segment) for warning in finished.warnings] == [("term_missed", 1)]
     assert "“AI”" in finished.warnings[0].message
     assert [event.warnings for event in events if isinstance(event, SegmentDone)] == [(), finished.warnings]
@@ -294,7 +295,7 @@ def test_a_segment_that_fails_ends_the_request_and_frees_the_rest():
 def test_an_error_of_another_kind_stops_at_the_door_and_keeps_its_cause():
     backend = FailsBackend()
     backend.error = OSError("socket")
-    with pytest.raises(BackendError, match=r"Segment 1.*socket") as failed:
+    with pytest.raises(BackendError, match=r"Segment 1.*OSError") as failed:
         run(ask("FAIL here."), backend)
     assert isinstance(failed.value.__cause__, OSError)
 
@@ -396,3 +397,116 @@ def test_a_book_of_10000_sentences_takes_seconds_and_runs_no_further_ahead_than_
 
     with cpu_at_most(9):
         asyncio.run(go())
+
+
+class WaitsBackend(EchoBackend):
+    """Answers once it is let."""
+
+    def __init__(self):
+        super().__init__()
+        self.let = asyncio.Semaphore(0)
+
+    async def stream(self, prompt):
+        await self.let.acquire()
+        yield TokenChunk("x", finish="stop")
+
+
+def test_twenty_who_wait_for_one_slot_see_the_queue_move_and_go_in_their_order():
+    async def go():
+        backend = WaitsBackend()
+        translator, scheduler = make(backend, slots=1)
+        told, began = [[] for _ in range(20)], []
+
+        async def user(number):
+            async for event in translator.stream(ask("Eight words.")):
+                if isinstance(event, Queued):
+                    told[number].append(event.ahead)
+                elif isinstance(event, Started):
+                    began.append(number)
+
+        users = []
+        for number in range(20):
+            users.append(asyncio.create_task(user(number)))
+            while scheduler.free or scheduler.waiting < number:
+                await asyncio.sleep(0.001)
+        for gone in range(20):
+            while [numbers[-1:] for numbers in told[gone + 1 :]] != [[ahead] for ahead in range(1, 20 - gone)]:
+                await asyncio.sleep(0.001)
+            backend.let.release()
+            await users[gone]
+        assert began == [*range(20)]
+        assert told == [[*range(number, 0, -1)] for number in range(20)]
+
+    asyncio.run(go())
+
+
+def test_a_reader_who_leaves_the_queue_is_no_longer_ahead_of_anybody():
+    async def go():
+        translator, scheduler = make(EchoBackend(delay_seconds=0.01), slots=1)
+        first = asyncio.create_task(events_of(translator, ask("A sentence that takes a while. " * 9)))
+        while scheduler.free:
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(events_of(translator, ask("Never read.")))
+        while scheduler.ahead("a third") != 2:
+            await asyncio.sleep(0.001)
+        async with aclosing(translator.stream(ask("The third."))) as third:
+            assert await anext(third) == Queued(2)
+            second.cancel()
+            assert await anext(third) == Queued(1)
+        await first
+        assert (scheduler.free, scheduler.waiting, scheduler.requests) == (1, 0, 0)
+
+    asyncio.run(go())
+
+
+MARKED = "<p>The <b>server</b> of {name} HunYuan is here.</p><p>It is new. <i>Look</i> at it, says HunYuan.</p>"
+
+
+@pytest.mark.parametrize("family", ["hy-mt1.5", "hy-mt2"])
+@pytest.mark.parametrize("marks", [True, False])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"context": "A tale of a server. " * 60},
+        {"glossary": (Term("server", "Rechner"), Term("HunYuan", ""))},
+        {"context": "A tale.", "glossary": (Term("server", "Rechner"),), "context_mode": False},
+    ],
+)
+def test_the_prompt_that_is_shown_is_the_one_that_is_sent(family, marks, more):
+    async def go():
+        for text in (MARKED, "The server is here.\nIt is new.\nLook at the server, HunYuan."):
+            backend = SaysBackend("<target>x</target>", segment_tokens=12)
+            backend.info = replace(backend.info, family=family, marks=marks)
+            translator, scheduler = make(backend, slots=1)
+            request = ask(text, "de", **more)
+            shown = [await translator.prompt(request, 0)]
+            shown += [await translator.prompt(request, number) for number in range(1, shown[0].segments)]
+            assert backend.prompts == []
+            done = [event async for event in translator.stream(request) if isinstance(event, SegmentDone)]
+            sent = [prompt.text for prompt in backend.prompts]
+            for each in shown:
+                assert each.text in sent or each.text == "\n\n".join(part for part in sent if part in each.text)
+                assert each.context in each.text
+                assert each.before in each.text
+                assert all(f"{term.source} 翻译成 {term.target}" in each.text for term in each.terms)
+                assert len(each.context) + each.context_cut == len(request.context.strip())
+                assert each.tokens > 0
+            assert [each.source for each in shown] == [each.source for each in done]
+            assert scheduler.requests == 0
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("text", "segment", "sentence"),
+    [("Hi there.", 1, r"no segment 1: the text has 1, counted from 0"), ("1 2 3", 0, "Nothing of this text")],
+)
+def test_there_is_no_prompt_of_a_segment_that_is_not_there(text, segment, sentence):
+    with pytest.raises(InvalidRequest, match=sentence):
+        asyncio.run(make()[0].prompt(ask(text), segment))
+
+
+def test_what_is_kept_whole_is_shown_to_no_model():
+    shown = asyncio.run(make()[0].prompt(ask("Acme Corp", glossary=(Term("Acme Corp", ""),))))
+    assert (shown.text, shown.tokens, shown.source) == ("", 0, "Acme Corp")

@@ -112,7 +112,8 @@ def test_a_run_is_told_from_start_to_end(client: Client) -> None:
         "detected_source_lang": "en",
         "detection": [],
     }
-    assert messages[-2] == {"type": "segment", "id": "r1", "segment": 0, "text": TEXT, "terms": [], "warnings": []}
+    said = {"segment": 0, "source": TEXT, "text": TEXT, "terms": [], "warnings": []}
+    assert messages[-2] == {"type": "segment", "id": "r1", **said}
     assert "".join(delta["text"] for delta in deltas) == messages[-1]["translation"] == TEXT
     assert all(delta["segment"] == 0 and delta["id"] == "r1" for delta in deltas)
 

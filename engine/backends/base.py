@@ -29,7 +29,9 @@ class Backend(Protocol):
     def memory(self) -> dict[str, int]:
         """Bytes by use, for the memory line: `weights`, `kv_used`, `kv_total` and, on a card, `device_used`,
         `device_total`, `workspace`, `graphs`, `context`. And counts, where the cache is paged: `pages_used`,
-        `pages_free`, `preempted` (sequences that had to give their pages back and begin anew, since the start)."""
+        `pages_free`, `preempted` (sequences that had to give their pages back and begin anew, since the start), and
+        where prompts that begin alike are computed once, `prompt_tokens` and `shared_tokens` (those of them that were
+        in the cache already) since the start."""
         ...
 
     async def close(self) -> None:

@@ -25,10 +25,18 @@ from engine.inference.kv_cache import PAGE_TOKENS
 from engine.inference.loader import Loaded, folder_of, load
 from engine.inference.runner import Runner, TorchRunner
 from engine.inference.sampler import resolve
+from engine.progress import Advance, Progress, Step, untold
 from engine.shape import ModelShape
 from engine.types import FinishReason, ModelInfo, Prompt, TokenChunk
 
 PAINT_SECONDS = 0.012  # between two deliveries; a screen is painted every 16 ms
+DOWNLOAD_BYTES_A_SECOND = 12_500_000  # 100 Mbit/s, until the connection has shown its own speed
+# How long a model takes that is loaded, (seconds, more for each GB of its files): on the CPU as the embedded one and a
+# 1.8B in INT4 did for OpenVINO (two cores of an AMD EPYC), on a card as a 7B in INT4 (one H200; 2026-11-21)
+EXPECTED: dict[str, dict[Step, tuple[float, float]]] = {
+    "cpu": {"weights": (0.0, 12.0), "prepare": (0.6, 30.0), "test": (0.7, 20.0)},
+    "card": {"weights": (3.0, 1.0), "prepare": (8.5, 0.0), "test": (0.3, 0.0)},
+}
 
 log = logging.getLogger(__name__)
 Told = tuple[int | None, FinishReason | None, BackendError | None]
@@ -88,14 +96,17 @@ class LocalBackend:
         self._batcher = Batcher(runner, loaded.tokenizer.stop_ids, window, share)
 
     @classmethod
-    def load(cls, config: Config) -> Self:
+    def load(cls, config: Config, progress: Progress | None = None) -> Self:
         """The model of `config.model`, a folder or a hub id, as this machine can best hold it.
 
         Raises what `hardware.plan` and `loader.load` raise.
         """
-        loaded, plan = prepared(config)
+        progress = progress or Progress()
+        loaded, plan = prepared(config, progress)
+        progress.report("prepare")
+        runner = runner_of(loaded, plan, config, progress.told("prepare"))
         share = plan.engine != "onnx"  # its slots have buffers of their own
-        return cls(loaded, plan, runner_of(loaded, plan, config), config.kv_window, share)
+        return cls(loaded, plan, runner, config.kv_window, share)
 
     @property
     def info(self) -> ModelInfo:
@@ -154,28 +165,40 @@ class LocalBackend:
         used, _ = self._batcher.kv_bytes
         counts = self._batcher.counts
         pages = {"pages_used": counts.pages_used, "pages_free": counts.pages_free, "preempted": counts.preempted}
+        if self._batcher.shares:
+            pages |= {"prompt_tokens": counts.prompt_tokens, "shared_tokens": counts.shared_tokens}
         return self._runner.memory() | {"kv_used": used} | pages | self._batcher.device_bytes
 
     async def close(self) -> None:
         await asyncio.to_thread(self._batcher.close)
 
 
-def prepared(config: Config) -> tuple[Loaded, LoadPlan]:
+def prepared(config: Config, progress: Progress | None = None) -> tuple[Loaded, LoadPlan]:
     """The model, loaded, and how it is to run."""
-    folder = folder_of(config.model)
+    progress = progress or Progress()
+
+    def expect_bytes(size: int) -> None:
+        progress.expect("download", size / DOWNLOAD_BYTES_A_SECOND)
+
+    folder = folder_of(config.model, progress.told("download"), expect_bytes)
+    progress.report("libraries")  # the tokenizer comes before the weights, and has no more to tell
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     plan = hardware.plan(config, ModelShape.read(read_config(folder), folder), hardware.survey(config.devices))
     log.info("plan: %s", plan.reason)
+    for step, (seconds, seconds_a_gb) in EXPECTED["cpu" if plan.device == "cpu" else "card"].items():
+        progress.expect(step, seconds + seconds_a_gb * size / hardware.GB)
     torch.set_num_threads(min(plan.threads, torch.get_num_threads()))  # torch does not see a container's quota
     if config.max_vram_gb is not None and plan.device != "cpu":
         _set_ceiling(config.max_vram_gb, plan)
     widened = plan.weights == plan.dtype
     int4 = None if widened else Int4Linear if plan.engine == "cuda" else Int4Held
     int8 = None if widened or plan.engine == "cuda" else Int8Rows
-    return load(config.model, plan.device, plan.dtype, int4, int8, folder), plan
+    return load(config.model, plan.device, plan.dtype, int4, int8, folder, told=progress.told("weights")), plan
 
 
-def runner_of(loaded: Loaded, plan: LoadPlan, config: Config) -> Runner:
-    """What runs a loaded model as planned. Its libraries are imported late: OpenVINO alone takes a second."""
+def runner_of(loaded: Loaded, plan: LoadPlan, config: Config, told: Advance = untold) -> Runner:
+    """What runs a loaded model as planned. Its libraries are imported late: OpenVINO alone takes a second. `told`
+    learns how far it is."""
     model = loaded.model
     if plan.engine == "onnx":
         try:
@@ -193,7 +216,7 @@ def runner_of(loaded: Loaded, plan: LoadPlan, config: Config) -> Runner:
                 f"OpenVINO cannot be imported ({error}); install the version that requirements.txt names, or use "
                 "--backend onnx."
             ) from error
-        return OpenVinoRunner(model, plan.slots, plan.pages, plan.threads, plan.graphs, config.deterministic)
+        return OpenVinoRunner(model, plan.slots, plan.pages, plan.threads, plan.graphs, config.deterministic, told=told)
     if plan.engine == "torch":
         return TorchRunner(model, plan.slots, plan.pages)
     if plan.weights == "gptq-int4" and any(isinstance(module, nn.Linear) for module in model.layers.modules()):
@@ -210,6 +233,7 @@ def runner_of(loaded: Loaded, plan: LoadPlan, config: Config) -> Runner:
         deterministic=config.deterministic,
         graphs=plan.graphs,
         prefill_tokens=plan.prefill_tokens,
+        told=told,
     )
 
 

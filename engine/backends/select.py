@@ -1,4 +1,4 @@
-"""Config → backend, loaded and ready. The one place with late imports: a backend's libraries cost seconds."""
+"""Config → what loads the backend. The one place with late imports: a backend's libraries cost seconds."""
 
 import logging
 import re
@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.backends.base import Backend
+from engine.backends.late import Load
 from engine.config import Config
 from engine.errors import ConfigError, ModelNotFound
+from engine.progress import Progress
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[2] / "assets" / "models" / "yiwen-mini"
@@ -16,20 +18,30 @@ log = logging.getLogger(__name__)
 
 
 def select(config: Config) -> Backend:
-    """Raises `ModelNotFound`, `UnsupportedModel`, `ConfigError`."""
+    """Loaded. Raises what `choose` raises, and what its answer does."""
+    return choose(config)(Progress())
+
+
+def choose(config: Config) -> Load:
+    """What loads the backend. All that can be told at once is: raises `ModelNotFound`, `ConfigError`."""
     if config.backend == "echo":
         from engine.backends.echo import EchoBackend
 
         log.info("backend=echo: asked for; it has no model and says the source back")
-        return EchoBackend()
+        return lambda _: EchoBackend()
     if config.backend == "onnx":
         config = _for_onnx(config)
-    model = _model(config.model)  # before torch is imported: a mistyped folder is told at once
-    from engine.backends.local import LocalBackend
-
+    chosen = replace(config, model=_model(config.model))
     reason = "our engine runs this model on this machine" if config.backend == "auto" else "asked for"
     log.info("backend=%s: %s", config.backend.replace("auto", "local"), reason)
-    return LocalBackend.load(replace(config, model=model))
+
+    def load(progress: Progress) -> Backend:
+        progress.report("libraries" if Path(chosen.model).is_dir() else "download")
+        from engine.backends.local import LocalBackend
+
+        return LocalBackend.load(chosen, progress)
+
+    return load
 
 
 def _for_onnx(config: Config) -> Config:
@@ -47,6 +59,8 @@ def _model(name: str) -> str:
     """A folder that exists, or a hub id as it is."""
     folder = EMBEDDED_FOLDER if name == EMBEDDED else Path(name).expanduser()
     if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelNotFound(f"The folder {str(folder)!r} holds no config.json, so it is no model.")
         return str(folder)
     if name == EMBEDDED:
         raise ModelNotFound(f"The embedded model is not in {folder}; fetch the repository again, with its assets.")

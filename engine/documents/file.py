@@ -17,6 +17,7 @@ class File:
     blocks: tuple[Block, ...]
     save: Callable[[Sequence[str]], bytes]
     faults: Callable[[Sequence[str]], list[int]] = lambda _texts: []  # blocks that must keep their source
+    broken: Callable[[Sequence[str], int], bool] = lambda _texts, _block: False  # by this one, the others being right
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,27 @@
 """A document as a folder of files, so that work outlives the process. Knows no tasks and no transport.
 
-`order.json` and `source` are there from the beginning, `segments.jsonl` grows by a line for each finished segment, and
-`answer.json` with `result`, or `error.json`, ends it. Each but the lines is written whole or not at all.
+`order.json` and `source` are there from the beginning, `cut.jsonl` has the segments it was cut into, `segments.jsonl`
+grows by a line for each that is finished, retried or edited, of which the newest counts, and `answer.json` with
+`result`, or `error.json`, ends it. While there is a `stale`, the result is older than the lines. Each but the lines is
+written whole or not at all.
 """
 
 import json
 import logging
+import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.documents.file import Options
+from engine.documents.pace import Pace
+from engine.errors import NotStored
 from engine.files import write_whole
+from engine.job import Job as Cut
 from engine.types import (
     Finished,
     Guess,
@@ -46,20 +52,37 @@ class Order:
 
 @dataclass(slots=True)
 class Job:
-    """A document and how far it is. `error` is a sentence and its code; `answer` has all there is to say but texts."""
+    """A document and how far it is. `error` is a sentence and its code, also of a retry that left all as it was;
+    `answer` has all there is to say but texts."""
 
     id: str
     order: Order
     created: float
+    size_bytes: int
     status: Status = "queued"
     segments_done: int = 0
     segments_total: int | None = None
     error: tuple[str, str] | None = None
     answer: Finished | None = None
+    warned: int = 0  # segments
+    edited: int = 0  # by hand
+    changes: int = 0  # since the program started
+    stale: bool = False  # whether the result is older than the last of them
+    pace: Pace = field(default_factory=Pace)
+    work_left: int = 0  # tokens of the sources that are still to be translated
 
     @property
     def ended(self) -> bool:
         return self.status in ("done", "error")
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.pace.tokens_per_second() if self.status == "translating" else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        seconds = self.pace.seconds_left(self.work_left) if self.status == "translating" else None
+        return None if seconds is None else round(seconds, 1)
 
     def forget_glossary(self) -> None:
         """Once it has ended nobody asks for that again, and a hundred of them would be a gigabyte."""
@@ -78,7 +101,7 @@ def jobs_in(shelf: Path) -> list[Job]:
             continue
         try:
             said = json.loads((path / "order.json").read_text("utf-8"))
-            job = Job(path.name, _order(said), said["created"])
+            job = Job(path.name, _order(said), said["created"], (path / "source").stat().st_size)
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s holds no document that this Yiwen can read (%r) and is left as it is", path, error)
             continue
@@ -91,12 +114,16 @@ def jobs_in(shelf: Path) -> list[Job]:
 
 def _read_end(folder: Path, job: Job) -> None:
     """Whether the document has ended, and how. What cannot be read has not: it is done again."""
+    job.stale = (folder / "stale").exists()
     try:
         if (folder / "error.json").exists():
             sentence, code = json.loads((folder / "error.json").read_text("utf-8"))
             job.error, job.status = (sentence, code), "error"
         elif (folder / "answer.json").exists() and (folder / "result").exists():
-            job.answer = _answer(json.loads((folder / "answer.json").read_text("utf-8")))
+            said = json.loads((folder / "answer.json").read_text("utf-8"))
+            warned = {warning["segment"] for warning in said["warnings"]} - {None}
+            job.warned, job.edited = said.pop("warned", len(warned)), said.pop("edited", 0)
+            job.answer = _answer(said)
             job.status, job.segments_done, job.segments_total = "done", job.answer.segments, job.answer.segments
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s has an end that cannot be read (%r) and is done again", folder, error)
@@ -108,48 +135,181 @@ def write_order(folder: Path, job: Job, data: bytes) -> None:
     _write_json(folder / "order.json", {**asdict(job.order), "created": job.created})
 
 
-def write_answer(folder: Path, result: bytes, answer: Finished) -> None:
+def read_order(folder: Path) -> Order:
+    """With its glossary, which nobody keeps in memory once it has ended."""
+    return _order(json.loads((folder / "order.json").read_text("utf-8")))
+
+
+def write_answer(folder: Path, result: bytes, answer: Finished, warned: int, edited: int) -> None:
+    """`warned` and `edited` say how many segments are."""
     write_whole(folder / "result", result)
-    _write_json(folder / "answer.json", asdict(answer))
+    _write_json(folder / "answer.json", {**asdict(answer), "warned": warned, "edited": edited})
 
 
 def write_error(folder: Path, sentence: str, code: str) -> None:
     _write_json(folder / "error.json", [sentence, code])
 
 
+def forget_error(folder: Path) -> None:
+    (folder / "error.json").unlink(missing_ok=True)
+
+
+def forget_stale(folder: Path) -> None:
+    (folder / "stale").unlink(missing_ok=True)
+
+
 def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def line(done: Translated, model: str) -> str:
-    """A finished segment as a line of `segments.jsonl`."""
-    said = asdict(done)
-    said["segment"] = {"index": done.segment.index, "text": done.segment.text}
-    return json.dumps({"model": model, **said}) + "\n"
+# ---------------------------------------------------------------------------------------------------------------------
+# segments
 
 
-def known_segments(folder: Path, model: str) -> dict[int, Translated]:
-    """What `model` has translated of the document, by the segments' indices; lines that are not whole are left out."""
-    known: dict[int, Translated] = {}
-    for done in _lines(folder / "segments.jsonl"):
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The segments of a document as they were cut for `model`, without tags; and what each mark stands for."""
+
+    cut: Cut
+    model: str
+    shows: list[Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A finished segment, and which model it is from; `edited` by hand."""
+
+    done: Translated
+    model: str
+    edited: bool = False
+
+
+def write_cut(folder: Path, kept: Kept) -> None:
+    cut = kept.cut
+    head = {
+        "model": kept.model,
+        "source": cut.source,
+        "detection": [asdict(guess) for guess in cut.detection],
+        "warnings": [asdict(warning) for warning in cut.warnings],
+        "tails": cut.tails,
+        "context": cut.segments[0].context if cut.segments else "",
+    }
+    lines: list[dict[str, Any]] = [head]
+    for part, shows in zip(cut.segments, kept.shows, strict=True):
+        lines.append(
+            {
+                "block": part.block,
+                "gap": part.gap,
+                "text": part.text,
+                "tokens": part.tokens,
+                "kept": part.kept,
+                "terms": [[term.source, term.target, term.case] for term in part.terms],
+                "before": part.before,
+                "shows": shows,
+            }
+        )
+    write_whole(folder / "cut.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def read_cut(folder: Path) -> Kept | None:
+    """None where there is none that can be read."""
+    segments: list[Segment] = []
+    shows: list[Mapping[str, str]] = []
+    try:
+        with (folder / "cut.jsonl").open(encoding="utf-8") as lines:
+            head = json.loads(next(lines))
+            for index, text in enumerate(lines):
+                said = json.loads(text)
+                kept = {int(number): word for number, word in said.pop("kept").items()}
+                shows.append(said.pop("shows"))
+                terms = tuple(Term(*term) for term in said.pop("terms"))
+                tags = {number: (word, "") for number, word in kept.items()}
+                segments.append(Segment(index, **said, tags=tags, kept=kept, terms=terms, context=head["context"]))
+        detection = tuple(Guess(**guess) for guess in head["detection"])
+        warnings = tuple(Warning(**warning) for warning in head["warnings"])
+        return Kept(Cut((), segments, head["tails"], head["source"], detection, warnings), head["model"], shows)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        log.warning("%s has segments that cannot be read (%r); it is cut again", folder, error)
+        return None
+
+
+def add_lines(folder: Path, lines: Iterable[Line]) -> None:
+    """They are on the disk before this returns. Raises `NotStored`."""
+    _add(folder, "\n" + "".join(map(_line, lines)), stale=True, synced=True)  # what is there may end in half a line
+
+
+def add_line(folder: Path, line: Line, *, stale: bool) -> None:
+    """One that can be had again, so that it does not wait for the disk. `stale`: there is a result, made before it.
+
+    Raises `NotStored`.
+    """
+    _add(folder, _line(line), stale=stale, synced=False)
+
+
+def _add(folder: Path, lines: str, *, stale: bool, synced: bool) -> None:
+    try:
+        if stale:
+            (folder / "stale").touch()
+        with (folder / "segments.jsonl").open("ab", buffering=0) as file:  # in one go, whoever else writes
+            file.write(lines.encode())
+            if synced:
+                os.fsync(file.fileno())
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise NotStored(f"The segment could not be stored ({why}); see to the data folder of the server.") from error
+
+
+def end_line(folder: Path) -> None:
+    """The last line may lack its end."""
+    with (folder / "segments.jsonl").open("ab") as file:
+        file.write(b"\n")
+
+
+def _line(line: Line) -> str:
+    done = line.done
+    said = {
+        "model": line.model,
+        "segment": {"index": done.segment.index, "text": done.segment.text},
+        "text": done.text,
+        "tokens": done.tokens,
+        "terms": [asdict(term) for term in done.terms],
+        "warnings": [asdict(warning) for warning in done.warnings],
+        "changed": done.changed,
+        "edited": line.edited,
+    }
+    return json.dumps(said) + "\n"
+
+
+def known_lines(folder: Path, segments: list[Segment], model: str | None = None) -> dict[int, Line]:
+    """The newest line of each of the `segments` that has one with its text: by hand, or by `model` where that is
+    named. Lines that are not whole are left out."""
+    known: dict[int, Line] = {}
+    for said in _lines(folder / "segments.jsonl"):
         try:
-            if done.pop("model") == model:
-                segment = Segment(**done.pop("segment"))
-                terms = tuple(TermResult(**term) for term in done.pop("terms"))
-                warnings = tuple(Warning(**warning) for warning in done.pop("warnings"))
-                known[segment.index] = Translated(segment, terms=terms, warnings=warnings, **done)
+            by, edited, segment = said.pop("model"), said.pop("edited", False), said.pop("segment")
+            index = segment["index"]
+            if (model in (None, by) or edited) and index < len(segments) and segments[index].text == segment["text"]:
+                terms = tuple(TermResult(**term) for term in said.pop("terms"))
+                warnings = tuple(Warning(**warning) for warning in said.pop("warnings"))
+                done = Translated(segments[index], terms=terms, warnings=warnings, **said)
+                known[index] = Line(done, by, edited)
         except (KeyError, TypeError):
             continue
     return known
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for text in path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []:
-        try:
-            if isinstance(done := json.loads(text), dict):
-                yield done
-        except ValueError:
-            continue
+    if not path.exists():
+        return
+    with path.open("rb") as lines:
+        for text in lines:
+            try:
+                if isinstance(done := json.loads(text), dict):
+                    yield done
+            except ValueError:
+                continue
 
 
 def _order(said: dict[str, Any]) -> Order:
@@ -163,7 +323,7 @@ def _order(said: dict[str, Any]) -> Order:
 def _answer(said: dict[str, Any]) -> Finished:
     lists = {"detection": Guess, "terms": TermResult, "warnings": Warning}
     made = {name: tuple(kind(**each) for each in said[name]) for name, kind in lists.items()}
-    return Finished(**{**said, **made, "texts": ()})
+    return Finished(**{**said, **made, "texts": (), "changes": ()})
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -1,7 +1,8 @@
 """A file's name and bytes → the `File` they are. Knows which kind is read by what, and nothing of how."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import PurePosixPath
 
 from engine.documents.catalogues import parse_json, write_json
@@ -16,9 +17,12 @@ from engine.errors import UnsupportedMedia
 from engine.languages import LANGUAGES
 from engine.markup.page_language import in_language
 from engine.markup.parse import PARSERS, Markup
-from engine.markup.spans import rebuild, refused, remembering
-from engine.markup.verify import at_fault
+from engine.markup.spans import filled, rebuild, refused, remembering
+from engine.markup.verify import Unverifiable, at_fault, skeleton, unordered
 from engine.types import Block, Document
+
+WHOLE_CHARACTERS = 60_000  # of a source that is read again for one text that changes; 20 ms of HTML
+BLOCKS_AROUND = 25  # on either side; of a longer one
 
 Read = Callable[[bytes, Options], File]
 
@@ -69,9 +73,59 @@ def _markup(markup: Markup) -> Read:
             found = at_fault(markup, document, write, texts) or []
             return sorted({*found, *refused(document, write, texts)})
 
-        return File(document.blocks, save, faults)
+        placed = [part for part in document.skeleton if isinstance(part, int)]
+        places = [at for at, part in enumerate(document.skeleton) if isinstance(part, int)]
+        reach = len(places) if len(decoded.text) <= WHOLE_CHARACTERS else BLOCKS_AROUND
+
+        @cache
+        def own_written() -> list[str]:
+            return _written(document, write, [], range(len(document.blocks)), own_texts)
+
+        def broken(texts: Sequence[str], number: int) -> bool:
+            """Looks at the whole, or where that takes long at what stands around the block."""
+            if markup == "text":
+                return False
+            middle = bisect_left(placed, number)  # a block in another's tag comes right before that
+            first, last = max(0, middle - reach), min(len(placed), middle + reach + 1)
+            inside = range(placed[first - 1] + 1 if first else 0, placed[last - 1] + 1)
+            written = _written(document, write, own_written(), inside, texts)
+            if texts[number] != own_texts[number] and written[number] == own_written()[number]:
+                return True
+            start = places[first - 1] + 1 if first else 0
+            end = places[last] if last < len(places) else len(document.skeleton)
+            parts = document.skeleton[start:end]
+            own, new = (
+                "".join(part if isinstance(part, str) else texts[part] for part in parts)
+                for texts in (own_written(), written)
+            )
+            return not _same_structure(markup, own, new)
+
+        return File(document.blocks, save, faults, broken)
 
     return read_markup
+
+
+def _written(
+    document: Document, write: Callable[[Block, str], str], before: Sequence[str], numbers: range, texts: Sequence[str]
+) -> list[str]:
+    """What was written `before` for the blocks, with these of `texts` in their places."""
+    written = [*before] or [""] * len(document.blocks)
+    for number in numbers:
+        written[number] = write(filled(document.blocks[number], written), texts[number])
+    return written
+
+
+def _same_structure(markup: Markup, source: str, rebuilt: str) -> bool:
+    """Also where the source has none that can be read."""
+    try:
+        own = skeleton(markup, source)
+    except Unverifiable:
+        return True
+    try:
+        new = skeleton(markup, rebuilt)
+    except Unverifiable:
+        return False
+    return own == new or unordered(own) == unordered(new)
 
 
 def _json(source: str, options: Options) -> Document:

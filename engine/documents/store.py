@@ -1,40 +1,63 @@
-"""Documents under way and done: takes files in, has them translated, keeps what came of it. Knows no transport.
+"""Documents under way and done: takes files in, has them translated, keeps what came of it and what is made of it by
+hand. Knows no transport.
 
 Each is a folder (`folder`) in the data folder; what has no end there when the program starts goes on where it stood.
+Those under way, and a few that were looked at last, are open in memory (`workbench`).
 """
 
 import asyncio
 import logging
 import re
 import secrets
+import shutil
+import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterable
+import zipfile
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TypeVar
+from typing import IO, Any, TypeVar
 
 from engine import files
 from engine.documents import folder
 from engine.documents.file import File
-from engine.documents.folder import Job, Order
+from engine.documents.folder import Job, Kept, Line, Order
 from engine.documents.read import read
-from engine.errors import BackendError, DocumentNotReady, EmptyText, NoSuchDocument, Overloaded, YiwenError
+from engine.documents.workbench import Listed, Workbench, shown
+from engine.errors import (
+    BackendError,
+    DocumentNotReady,
+    EmptyText,
+    InvalidRequest,
+    NoSuchDocument,
+    Overloaded,
+    YiwenError,
+)
 from engine.metrics import Metrics
 from engine.translator import Translator
-from engine.types import Finished, Started, Translated, Warning
+from engine.types import Finished, Segment, Translated, TranslationRequest, new_id
 
 AT_ONCE = 4  # documents that are translated side by side; each takes its turns with all other requests
 MOST_COMING = 16  # that are being read; each is in memory
 MOST_KEPT = 100  # the oldest that are done make room
-MOST_WARNINGS = 100  # that are told of one document
+MOST_OPEN_SEGMENTS = 50_000  # of documents that are open and not under way; some 2 kB each
+MOST_ZIPPED = 100  # documents
+ZIP_BYTES_IN_MEMORY = 8 * 1024**2  # a larger zip is made on the disk
+ANOTHER_TEMPERATURE = 0.7  # where the model would say the same again: HY-MT's own recommendation
 RETRY_SECONDS = (1, 5, 30)  # after each failure of the model or its host
 NAME_CHARACTERS = 150
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+_PACKED = frozenset({".docx", ".docm", ".pptx", ".pptm", ".xlsx", ".xlsm", ".epub"})  # zips, which pack no better
+
+
+class NoSuchSegment(NoSuchDocument):
+    code = "no_such_segment"
 
 
 class Documents:
@@ -45,6 +68,11 @@ class Documents:
         self._shelf = shelf
         self._jobs: dict[str, Job] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._retries: defaultdict[str, set[asyncio.Task[Listed]]] = defaultdict(set)
+        self._refreshing: asyncio.Task[None] | None = None
+        self._open: OrderedDict[str, Workbench] = OrderedDict()  # the one used last is the last
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # who opens or changes one
+        self._saving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._coming = 0
         self._taken: files.Taken | None = None
@@ -61,10 +89,12 @@ class Documents:
             if not job.ended:
                 self._begin(job, None)
         await self._remove_all(job.id for job in list(self._jobs.values()) if job.is_old)
+        self._refreshing = asyncio.create_task(self._refresh())
 
     async def close(self) -> None:
         """Stops what is under way; it goes on at the next start."""
-        await _stop(self._tasks.values())
+        retries = [task for tasks in self._retries.values() for task in tasks]
+        await _stop([*self._tasks.values(), *retries, *([self._refreshing] if self._refreshing else [])])
         await self._in_thread(lambda: None)  # what is being written is written
         self._thread.shutdown(wait=False, cancel_futures=True)
         if self._taken:
@@ -87,7 +117,7 @@ class Documents:
             ended = self._ended()
             old = {job.id for job in ended if job.is_old} | {job.id for job in ended[:too_many]}
             await self._remove_all(old)
-            job = Job(secrets.token_urlsafe(16), order, time.time())
+            job = Job(secrets.token_urlsafe(16), order, time.time(), len(data))
             await self._in_thread(lambda: folder.write_order(self._shelf / job.id, job, data))
         finally:
             self._coming -= 1
@@ -103,18 +133,35 @@ class Documents:
             )
         return job
 
-    def result(self, document_id: str) -> tuple[Path, str]:
-        """The file and its name."""
+    async def result(self, document_id: str) -> tuple[Path, str]:
+        """The file, made anew where something has changed since, and its name."""
         job = self.get(document_id)
-        if job.error:
+        if job.status == "error" and job.error:
             raise DocumentNotReady(f"The document was not translated: {job.error[0]}")
         if job.answer is None:
             far = f"{job.segments_done:,} of {job.segments_total or 0:,} segments are"
             raise DocumentNotReady(f"The document is not ready: {far}; ask again when its status is done.")
+        async with self._saving[job.id]:
+            if job.stale:
+                await self._save(job)
         path = self._shelf / job.id / "result"
         if not path.is_file():
             raise NoSuchDocument("The document's file is gone from the data folder; send the original again.")
         return path, result_name(job)
+
+    async def zipped(self, document_ids: Sequence[str]) -> IO[bytes]:
+        """The results as a zip, open at its beginning: whoever has it closes it."""
+        ids = list(dict.fromkeys(document_ids))
+        if not 0 < len(ids) <= MOST_ZIPPED:
+            raise InvalidRequest(f"id must name 1 to {MOST_ZIPPED} documents, each as id=…; {len(ids)} are named.")
+        for document_id in ids:  # who is told at once need not wait for the others to be made
+            job = self.get(document_id)
+            if job.answer is None:
+                raise DocumentNotReady(
+                    f"{job.order.name!r} is not ready; leave it out, or ask when its status is done."
+                )
+        results = [await self.result(document_id) for document_id in ids]
+        return await asyncio.to_thread(_zip, results)
 
     async def remove(self, document_id: str) -> None:
         """Cancels it where it is under way; nothing of it is left."""
@@ -124,8 +171,12 @@ class Documents:
     async def _remove_all(self, document_ids: Iterable[str]) -> None:
         for document_id in document_ids:
             if self._jobs.pop(document_id, None):
-                if task := self._tasks.get(document_id):
-                    await _stop([task])
+                task = self._tasks.get(document_id)
+                await _stop([*([task] if task else []), *self._retries.pop(document_id, ())])
+                async with self._changing[document_id]:  # what is being written is written
+                    self._open.pop(document_id, None)
+                for locks in (self._changing, self._saving):
+                    locks.pop(document_id, None)
                 path = self._shelf / document_id
                 await self._in_thread(lambda path=path: folder.remove(path))  # type: ignore[misc]
 
@@ -133,18 +184,221 @@ class Documents:
         """The oldest first."""
         return sorted((job for job in self._jobs.values() if job.ended), key=lambda job: job.created)
 
-    def _begin(self, job: Job, file: File | None) -> None:
-        task = self._tasks[job.id] = asyncio.create_task(self._run(job, file))
-        task.add_done_callback(lambda _: self._tasks.pop(job.id))
+    # -----------------------------------------------------------------------------------------------------------------
+    # segments
 
-    async def _run(self, job: Job, file: File | None) -> None:
+    async def segments(
+        self, document_id: str, start: int, count: int, only_warned: bool = False, wanted: str = ""
+    ) -> tuple[int, list[Listed]]:
+        """See `Workbench.listed`; none while the document has not been cut into segments."""
+        bench = await self._looked_at(self.get(document_id))
+        if bench is None:
+            return 0, []
+        if not wanted:
+            return bench.listed(start, count, only_warned)
+        return await asyncio.to_thread(bench.listed, start, count, only_warned, wanted)
+
+    async def edit(self, document_id: str, index: int, text: str) -> Listed:
+        """The segment with a text by hand. Raises what is wrong with that, and the old one stays."""
+        job = self.get(document_id)
+        async with self._changing[job.id]:
+            bench = await self._ready(job, index)
+            done = bench.by_hand(index, text)
+            if await _breaks(bench, done):
+                raise InvalidRequest(
+                    f"Segment {index + 1} cannot be written with this text and the structure the document has; take "
+                    "out what may be read as markup there, or leave it as it was."
+                )
+            await self._put(job, bench, Line(done, "", edited=True))
+        return bench.segment(index)
+
+    async def retry(self, document_id: str, index: int) -> Listed:
+        """The segment, translated again. An edit made meanwhile stays."""
+        job = self.get(document_id)
+        async with self._changing[job.id]:
+            bench = await self._ready(job, index)
+            before = bench.segment(index)
+            part, source = bench.cut.segments[index], bench.cut.source
+        task = asyncio.create_task(self._again(job, source, part, before))
+        self._retries[job.id].add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            self.get(document_id)  # it was deleted
+            raise
+        finally:
+            if tasks := self._retries.get(job.id):
+                tasks.discard(task)
+
+    async def retry_failed(self, document_id: str) -> Job:
+        """Begins with the segments that kept their source or were never done; of others nothing changes."""
+        job = self.get(document_id)
+        async with self._changing[job.id]:
+            if not job.ended:
+                raise DocumentNotReady("The document is under way; its failed segments can be retried once it is done.")
+            if job.status == "done":
+                bench = await self._opened(job)
+                assert bench is not None, "what has ended was cut"
+                if not bench.failed():
+                    return job
+            await self._in_thread(lambda: folder.forget_error(self._shelf / job.id))
+            if self.get(document_id).ended:
+                job.status, job.error = "queued", None
+                self._begin(job, None, retries=True)
+        return job
+
+    async def _again(self, job: Job, source: str, part: Segment, before: Listed) -> Listed:
+        request = _sampled_anew(job.order.request)
+        done, seconds = None, 0.0
+        async with aclosing(self._metrics.observe(self._translator.stream_segment(request, source, part))) as events:
+            async for event in events:
+                if isinstance(event, Translated):
+                    done = event
+                elif isinstance(event, Finished):
+                    seconds = event.seconds
+        assert done is not None, "a run that ends well has its segment"
+        async with self._changing[job.id]:
+            bench = await self._ready(self.get(job.id), part.index)
+            now = bench.segment(part.index)
+            if now.edited and now.text != before.text:
+                return now
+            old = bench.done.get(part.index)
+            done = replace(done, tokens=done.tokens + (old.tokens if old else 0))
+            if await _breaks(bench, done):
+                done = bench.source_kept(done)
+            await self._put(job, bench, Line(done, self._translator.info.name), seconds)
+            return bench.segment(part.index)
+
+    async def _put(self, job: Job, bench: Workbench, line: Line, seconds: float = 0.0) -> None:
+        """To be called while nobody else changes the document."""
+        self.get(job.id)
+        job.changes += 1
+        job.stale = True
+        place = self._shelf / job.id
+        if line.edited:  # beside our thread, which may be reading a large file
+            await asyncio.to_thread(folder.add_lines, place, [line])
+        else:  # in it: a retry may be cancelled while it writes, and the folder be removed
+            await self._in_thread(lambda: folder.add_lines(place, [line]))
+        bench.put(line.done, edited=line.edited)
+        self._tell(job, bench, seconds)
+
+    def _tell(self, job: Job, bench: Workbench, seconds: float = 0.0) -> None:
+        """The document's answer, in step with its segments."""
+        job.warned, job.edited = len(bench.warned), len(bench.edited)
+        if job.answer:
+            job.answer = bench.answer(job.answer.model, job.answer.seconds + seconds)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # opening
+
+    async def _looked_at(self, job: Job) -> Workbench | None:
+        if bench := self._open.get(job.id):
+            return bench
+        async with self._changing[job.id]:
+            return await self._opened(job)
+
+    async def _ready(self, job: Job, index: int) -> Workbench:
+        """The workbench, with its file, to change this segment. To be called while nobody else changes the document."""
+        bench = await self._opened(job)
+        if bench is None:
+            raise DocumentNotReady("The document has not been cut into segments yet; ask again in a moment.")
+        if not 0 <= index < bench.size:
+            raise NoSuchSegment(f"There is no segment {index}; the document has {bench.size:,}, counted from 0.")
+        if not job.ended and index not in bench.done:
+            raise DocumentNotReady(f"Segment {index + 1} is under way; change it once it has a text.")
+        await self._file_of(job, bench)
+        return bench
+
+    async def _file_of(self, job: Job, bench: Workbench) -> File:
+        if bench.file is None:
+            place = self._shelf / job.id
+            file = await self._in_thread(lambda: _read_again(place, job.order))
+            await asyncio.to_thread(bench.attach, file)
+            return file
+        return bench.file
+
+    async def _opened(self, job: Job) -> Workbench | None:
+        """None where it is still to be cut. To be called while nobody else changes the document.
+
+        What waits to go on is not kept open: whether it keeps its segments is decided when its turn comes.
+        """
+        self.get(job.id)
+        if bench := self._open.get(job.id):
+            self._open.move_to_end(job.id)
+            return bench
+        place = self._shelf / job.id
+        kept = await self._in_thread(lambda: folder.read_cut(place))
+        if kept is None:
+            if not job.ended:
+                return None
+            order = await self._in_thread(lambda: folder.read_order(place))
+            file = await self._in_thread(lambda: _read_again(place, order))
+            kept = await self._cut(order.request, file, place)
+        bench = await self._in_thread(lambda: _bench(place, job, kept, None))
+        if job.answer and bench.failed() - bench.warned:
+            raise DocumentNotReady(
+                "The document was cut into other segments than this model would, so they cannot be shown; its result "
+                "is as it was. Send the file again."
+            )
+        if not job.ended:
+            return bench
+        if job.stale:
+            self._tell(job, bench)
+        job.segments_total, job.segments_done = bench.size, len(bench.done)
+        return self._keep_open(job, bench)
+
+    def _keep_open(self, job: Job, bench: Workbench) -> Workbench:
+        """Closes those used longest ago, where there are too many."""
+        self._open[job.id] = bench
+        self._open.move_to_end(job.id)
+        idle = [one for one in self._open if one not in self._tasks and one != job.id and not self._is_changing(one)]
+        size = bench.size + sum(self._open[one].size for one in idle)
+        for one in idle:
+            if size > MOST_OPEN_SEGMENTS:
+                size -= self._open.pop(one).size
+            else:
+                self._open[one].detach()  # the file may be large; it is read again to change something
+        return bench
+
+    def _is_changing(self, document_id: str) -> bool:
+        lock = self._changing.get(document_id)
+        return lock is not None and lock.locked()
+
+    async def _cut(self, request: TranslationRequest, file: File, place: Path) -> Kept:
+        model = self._translator.info.name
+        cut = await self._translator.cut(request, file.blocks)
+
+        def write() -> Kept:
+            kept = Kept(cut, model, [shown(part) for part in cut.segments])
+            folder.write_cut(place, kept)
+            return kept
+
+        return await self._in_thread(write)
+
+    async def _refresh(self) -> None:
+        """What was changed before the program ended and not saved: the answers know of it again."""
+        for job in [job for job in self._jobs.values() if job.stale]:
+            try:
+                async with self._changing[job.id]:
+                    await self._opened(job)
+            except (YiwenError, OSError) as error:
+                log.warning("a document that was changed cannot be opened: %s", error)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # translating
+
+    def _begin(self, job: Job, file: File | None, *, retries: bool = False) -> None:
+        task = self._tasks[job.id] = asyncio.create_task(self._run(job, file, retries))
+        task.add_done_callback(lambda done: self._tasks.get(job.id) is done and self._tasks.pop(job.id))
+
+    async def _run(self, job: Job, file: File | None, retries: bool) -> None:
         place = self._shelf / job.id
         try:
             async with self._turns:
                 if file is None:
                     file = await self._in_thread(lambda: _read_again(place, job.order))
-                finished = await self._translated(job, file, place)
-                job.answer = await self._in_thread(lambda: _save(file, finished, place))
+                finished = await self._translated(job, file, retries)
+                await self._settle(job, finished)
                 job.status = "done"
                 job.forget_glossary()
         except YiwenError as error:
@@ -153,12 +407,12 @@ class Documents:
             log.exception("a document failed")
             self._fail(job, "Yiwen made a mistake with this file; its log says more.", YiwenError.code)
 
-    async def _translated(self, job: Job, file: File, place: Path) -> Finished:
+    async def _translated(self, job: Job, file: File, retries: bool) -> Finished:
         """Tries again what may go better later; what is finished is not asked for twice."""
         pauses, most = iter(RETRY_SECONDS), 0
         while True:
             try:
-                return await self._attempt(job, file, place)
+                return await self._attempt(job, file, retries)
             except Overloaded as error:
                 pause = error.retry_after_seconds
             except BackendError as error:
@@ -171,37 +425,116 @@ class Documents:
             job.status = "queued"
             await asyncio.sleep(pause)
 
-    async def _attempt(self, job: Job, file: File, place: Path) -> Finished:
-        model = self._translator.info.name
-        known = await self._in_thread(lambda: folder.known_segments(place, model))
-        events = self._metrics.observe(self._translator.stream_blocks(job.order.request, file.blocks, known))
-        job.status, job.segments_done = "translating", 0
-        with (place / "segments.jsonl").open("a", encoding="utf-8") as lines:
-            lines.write("\n")  # the last line may lack its end
-            async with aclosing(events):
-                async for event in events:
-                    match event:
-                        case Started():
-                            job.segments_total = event.segments
-                        case Translated():
-                            job.segments_done += 1
-                            if event.segment.index not in known:
-                                lines.write(folder.line(event, model))
-                                lines.flush()
-                        case Finished():
-                            return event
+    async def _attempt(self, job: Job, file: File, retries: bool) -> Finished:
+        place, model = self._shelf / job.id, self._translator.info.name
+        async with self._changing[job.id]:
+            bench = await self._at_work(job, file)
+        asked = bench.failed() if retries else {part.index for part in bench.cut.segments} - bench.done.keys()
+        known = {index: done for index, done in bench.done.items() if index not in asked}
+        request = _sampled_anew(job.order.request) if retries else job.order.request
+        events = self._metrics.observe(self._translator.stream_blocks(request, file.blocks, known, bench.cut))
+        job.status, job.segments_done, job.segments_total = "translating", 0, bench.size
+        job.pace.begin()
+        job.work_left = sum(bench.cut.segments[index].tokens for index in asked)
+        await self._in_thread(lambda: folder.end_line(place))
+        async with aclosing(events):
+            async for event in events:
+                match event:
+                    case Translated():
+                        job.segments_done += 1
+                        if (index := event.segment.index) in asked:
+                            job.pace.add(event.tokens, event.segment.tokens)
+                            job.work_left -= event.segment.tokens
+                            if index not in bench.edited:  # since
+                                self._take(job, bench, event, model)
+                    case Finished():
+                        return event
         raise AssertionError("a run ended without Finished")
 
+    def _take(self, job: Job, bench: Workbench, done: Translated, model: str) -> None:
+        if before := bench.done.get(done.segment.index):
+            done = replace(done, tokens=done.tokens + before.tokens)
+        job.changes += 1
+        job.stale = True
+        folder.add_line(self._shelf / job.id, Line(done, model), stale=job.answer is not None)
+        bench.put(done)
+        job.warned, job.edited = len(bench.warned), len(bench.edited)
+
+    async def _at_work(self, job: Job, file: File) -> Workbench:
+        """The document with what is known of it, to be translated: as it was cut before for this model, or where it was
+        done or edited since, when it keeps its segments; else cut anew."""
+        if (bench := self._open.get(job.id)) is None:
+            place, model = self._shelf / job.id, self._translator.info.name
+            by = None if (place / "answer.json").exists() else model
+            kept = await self._in_thread(lambda: folder.read_cut(place))
+            if kept:
+                bench = await self._in_thread(lambda: _bench(place, job, kept, by))
+            another = bench is None or (by and kept and kept.model != model and not bench.edited)
+            if bench is None or another or not bench.fits(file):
+                order = await self._in_thread(lambda: folder.read_order(place))
+                cut = await self._cut(order.request, file, place)
+                bench = await self._in_thread(lambda: _bench(place, job, cut, by))
+            self._keep_open(job, bench)
+        if bench.file is not file:
+            await asyncio.to_thread(bench.attach, file)
+        return bench
+
+    async def _settle(self, job: Job, finished: Finished) -> None:
+        """What could not be written keeps its source; then the result and the answer are written."""
+        bench = self._open[job.id]
+        async with self._changing[job.id]:
+            assert bench.file is not None, "it has just been translated"
+            texts, find = bench.texts(), bench.file.faults
+            faults = await self._in_thread(lambda: find(texts))
+            of_model = [index for number in faults for index in bench.of_block(number) if index not in bench.edited]
+            await self._keep_sources(job, bench, of_model, finished.model)
+            for number in faults:  # what is by hand stays, unless it is that
+                by_hand = [index for index in bench.of_block(number) if index in bench.edited]
+                if by_hand and await _breaks(bench, bench.done[by_hand[0]]):
+                    await self._keep_sources(job, bench, by_hand, finished.model)
+            job.answer = bench.answer(finished.model, finished.seconds + (job.answer.seconds if job.answer else 0))
+            job.warned, job.edited = len(bench.warned), len(bench.edited)
+        async with self._saving[job.id]:
+            await self._save(job)
+
+    async def _keep_sources(self, job: Job, bench: Workbench, indices: Sequence[int], model: str) -> None:
+        lines = [Line(bench.source_kept(bench.done[index]), model) for index in indices]
+        if lines:
+            await self._in_thread(lambda: folder.add_lines(self._shelf / job.id, lines))
+        for line in lines:
+            bench.put(line.done)
+
+    async def _save(self, job: Job) -> None:
+        """Makes the result. To be called while nobody else does."""
+        place = self._shelf / job.id
+        async with self._changing[job.id]:
+            bench, answer = await self._opened(job), job.answer
+            assert bench is not None, "what is saved was cut"
+            assert answer is not None, "what is saved was answered"
+            save = (await self._file_of(job, bench)).save
+            texts, changes, warned, edited = bench.texts(), job.changes, job.warned, job.edited
+        await self._in_thread(lambda: folder.write_answer(place, save(texts), answer, warned, edited))
+        if job.changes == changes:  # else there is more to save already
+            job.stale = False
+            folder.forget_stale(place)  # at once, before there is another change
+
     def _fail(self, job: Job, sentence: str, code: str) -> None:
-        job.status, job.error = "error", (sentence, code)
+        """A document that was done before stays as it was, and tells of the retry that failed."""
+        job.error = (sentence, code)
         job.forget_glossary()
+        if job.answer:
+            job.status, job.segments_done = "done", job.segments_total or 0
+            if bench := self._open.get(job.id):
+                self._tell(job, bench)
+            return
+        job.status = "error"
         folder.write_error(self._shelf / job.id, sentence, code)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-async def _stop(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def _stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
     stopping = list(tasks)
     for task in stopping:
         task.cancel()
@@ -209,23 +542,64 @@ async def _stop(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 
 def _read_again(place: Path, order: Order) -> File:
-    return read(order.name, (place / "source").read_bytes(), order.options)
+    try:
+        data = (place / "source").read_bytes()
+    except OSError as error:
+        raise NoSuchDocument("The document's file is gone from the data folder; send it again.") from error
+    return read(order.name, data, order.options)
 
 
-def _save(file: File, finished: Finished, place: Path) -> Finished:
-    faults = file.faults(finished.texts)
-    texts = list(finished.texts)
-    for number in faults:
-        texts[number] = file.blocks[number].text
-    warnings = list(finished.warnings)
-    if faults:
-        what = f"{len(faults):,} paragraphs could not be written with their translation and the structure they had"
-        warnings.insert(0, Warning("source_kept", f"{what}, so their source text was kept."))
-    if (more := len(warnings) - MOST_WARNINGS) > 0:
-        warnings[MOST_WARNINGS:] = [Warning("more_warnings", f"There are {more:,} more warnings like these.")]
-    answer = replace(finished, texts=(), warnings=tuple(warnings))
-    folder.write_answer(place, file.save(texts), answer)
-    return answer
+def _bench(place: Path, job: Job, kept: Kept, model: str | None) -> Workbench:
+    """The document with what is known of it: all, or where it is named what `model` or a hand has done."""
+    bench = Workbench(kept.cut, job.order.request.target, kept.shows)
+    for line in folder.known_lines(place, kept.cut.segments, model).values():
+        bench.put(line.done, edited=line.edited)
+    return bench
+
+
+async def _breaks(bench: Workbench, changed: Translated) -> bool:
+    """Whether the document could not be written with it and the structure it has."""
+    assert bench.file is not None, "who asks has opened it"
+    return await asyncio.to_thread(bench.file.broken, bench.texts(changed), changed.segment.block)
+
+
+def _sampled_anew(request: TranslationRequest) -> TranslationRequest:
+    sampling = request.sampling
+    temperature = sampling.temperature or ANOTHER_TEMPERATURE
+    anew = replace(sampling, temperature=temperature, seed=secrets.randbelow(2**31))
+    return replace(request, sampling=anew, id=new_id())
+
+
+def _zip(results: Iterable[tuple[Path, str]]) -> IO[bytes]:
+    made = tempfile.SpooledTemporaryFile(ZIP_BYTES_IN_MEMORY)  # noqa: SIM115  whoever has it closes it
+    names: set[str] = set()
+    try:
+        with zipfile.ZipFile(made, "w") as packed:
+            for path, name in results:
+                inside = zipfile.ZipInfo(_unique(name, names), time.localtime()[:6])
+                inside.compress_type = (
+                    zipfile.ZIP_STORED if PurePosixPath(name).suffix.lower() in _PACKED else zipfile.ZIP_DEFLATED
+                )
+                with path.open("rb") as result, packed.open(inside, "w", force_zip64=True) as member:
+                    shutil.copyfileobj(result, member)
+    except FileNotFoundError as error:
+        made.close()
+        raise NoSuchDocument("One of the documents was deleted meanwhile; leave it out.") from error
+    except BaseException:
+        made.close()
+        raise
+    made.seek(0)
+    return made
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """`a.fr.txt`, `a.fr (2).txt`; in whatever case, since some systems know none."""
+    path, number = PurePosixPath(name), 1
+    while name.casefold() in taken:
+        number += 1
+        name = f"{path.stem} ({number}){path.suffix}"
+    taken.add(name.casefold())
+    return name
 
 
 def result_name(job: Job) -> str:

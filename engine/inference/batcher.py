@@ -70,6 +70,11 @@ class Counts:
     pages_used: int
     pages_free: int  # some of them still hold what may be found again
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Those of who stepped back and came again count again, with what they had said."""
+        return self.computed_tokens + self.shared_tokens
+
 
 class Batcher:
     """Prompts start in the order they came in. So one that takes many steps to come in holds up all behind it,
@@ -113,6 +118,11 @@ class Batcher:
             return {}
         free, total = torch.cuda.mem_get_info(self._runner.device)
         return {"device_used": total - free, "device_total": total}
+
+    @property
+    def shares(self) -> bool:
+        """Whether prompts that begin alike are computed once."""
+        return self._pages.shares
 
     @property
     def counts(self) -> Counts:

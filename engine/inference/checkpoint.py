@@ -21,6 +21,7 @@ from engine.inference import gptq
 from engine.inference.gptq import GptqConfig, Int4Weight
 from engine.inference.int8 import dequantize_rows, float_weight, quantize_rows
 from engine.inference.model import HunYuanDense, ModelConfig, effective_rope_base
+from engine.progress import Advance, untold
 from engine.shape import MAX_POSITIONS
 
 ARCHITECTURE = "HunYuanDenseV1ForCausalLM"
@@ -128,11 +129,12 @@ def load_model(
     device: str,
     int4: MakeLinear | None = None,
     int8: MakeRows | None = None,
+    told: Advance = untold,
 ) -> HunYuanDense:
     """The model of a folder, on `device`, in evaluation mode. Quantised matrices are what `int4` and `int8` make of
     them (query, key and value as one, gate and up too), or are widened to `dtype` without.
 
-    Tensors go to the device one at a time: the host holds no more than the largest.
+    Tensors go to the device one at a time: the host holds no more than the largest. `told` learns how far it is.
     """
     with torch.device("meta"):
         model = HunYuanDense(model_config(config))
@@ -151,6 +153,7 @@ def load_model(
         else:
             wide = _joined([weights.wide(*part, dtype) for part in parts])
             module.weight = nn.Parameter(wide, requires_grad=False)
+        told(weights.share_read)
     model.reset_rotation()
     model.to(device)
     return model.eval()
@@ -230,12 +233,19 @@ class _Weights:
             raise UnsupportedModel(f"Weights quantised by {method!r} cannot be read; bf16, INT8 and GPTQ INT4 can.")
         self._gptq = GptqConfig.read(quantization) if method == GPTQ_METHOD else None
         self._folder, self._device = folder, device
+        self._read_bytes = 0
         index = folder / "model.safetensors.index.json"
         if index.exists():
             self._files: dict[str, str] = read_json(index).get("weight_map") or {}
         else:
             with self._open("model.safetensors") as file:
                 self._files = dict.fromkeys(file.keys(), "model.safetensors")
+        files = (folder / name for name in {*self._files.values()})
+        self._bytes = sum(file.stat().st_size for file in files if file.exists())
+
+    @property
+    def share_read(self) -> float:
+        return self._read_bytes / self._bytes if self._bytes else 0.0
 
     def is_int4(self, name: str) -> bool:
         return self._gptq is not None and name + ".qweight" in self._files
@@ -280,6 +290,7 @@ class _Weights:
             raise UnsupportedModel(f"The checkpoint {str(self._folder)!r} lacks the tensor {name}.")
         with self._open(self._files[name]) as file:
             tensor: Tensor = file.get_tensor(name).to(self._device)
+        self._read_bytes += tensor.nbytes
         # aminmax: NaN spreads through it too, and isfinite on each value takes twenty times as long on a CPU
         if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
             raise UnsupportedModel(

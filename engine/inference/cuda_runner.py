@@ -24,6 +24,7 @@ from engine.inference.kv_cache import PAGE_TOKENS, Table, pages_of
 from engine.inference.model import HunYuanDense
 from engine.inference.runner import BESIDE_CHUNKS, Chunk
 from engine.inference.sampler import Kind
+from engine.progress import Advance, untold
 from engine.types import Sampling
 
 GRAPH_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -41,6 +42,7 @@ LONG_FROM = 512  # … which holds from so many on
 BLOCKS_WANTED = 512  # of the attention kernels: four for each processor of a large card
 MOST_SPLITS = 16
 DETERMINISTIC_SPLITS = 4
+KERNELS_SHARE = 0.5  # of the time to get warm that the choice of kernels takes; the rest captures graphs (7B, H200)
 
 log = logging.getLogger(__name__)
 Ints = NDArray[np.int32]
@@ -101,9 +103,10 @@ class CudaRunner:
         deterministic: bool = False,
         graphs: Sequence[int] = GRAPH_ROWS,
         prefill_tokens: int = PREFILL_TOKENS,
+        told: Advance = untold,
     ) -> None:
         """`sequence_tokens`: the longest prompt and answer together. `graphs`: the numbers of rows to capture, up to
-        `slots`; none: every step is launched kernel by kernel."""
+        `slots`; none: every step is launched kernel by kernel. `told` learns how far it is."""
         began = time.perf_counter()
         self.slots, self.pages, self.prefill_tokens = slots, pages, prefill_tokens
         self.device = str(model.norm.weight.device)
@@ -126,8 +129,9 @@ class CudaRunner:
             self._prompt_times: dict[tuple[int, int], float] = {}
             self._stream.wait_stream(torch.cuda.current_stream())  # on which all that was made
             unused, _ = torch.cuda.mem_get_info()
+            told(KERNELS_SHARE)
             if graphs:
-                self._capture()
+                self._capture(lambda share: told(KERNELS_SHARE + (1 - KERNELS_SHARE) * share))
             self._memory = {
                 "weights": sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()]),
                 "kv_total": self._fused.cache.nbytes // (pages + 1) * pages,
@@ -307,7 +311,7 @@ class CudaRunner:
     # ------------------------------------------------------------------------------------------------------- warm up
 
     @torch.inference_mode()
-    def _capture(self) -> None:
+    def _capture(self, told: Advance) -> None:
         """The largest batch first: the smaller ones find room in its memory. Prompts beside running sequences as far as
         nobody waits too long for it, and the smallest such step in any case."""
         pool = torch.cuda.graph_pool_handle()
@@ -315,9 +319,10 @@ class CudaRunner:
             for tokens in reversed(PROMPT_STEPS):
                 size = self._captured_size(0, tokens)
                 self._graphs[size] = self._captured(size, pool)
-            for rows in reversed(self._ladder):
+            for captured, rows in enumerate(reversed(self._ladder), 1):
                 self._graphs[Size(rows)] = self._captured(Size(rows), pool)
                 self._capture_beside(rows, pool)
+                told(captured / len(self._ladder))
             self._stream.synchronize()
 
     def _capture_beside(self, rows: int, pool: Any) -> None:

@@ -36,7 +36,7 @@ class Pages:
     may be read from any."""
 
     def __init__(self, count: int, window: int | None = None, share: bool = True) -> None:
-        self.count, self.window, self._share = count, window, share
+        self.count, self.window, self.shares = count, window, share
         if window is not None:
             stride = min(STRIDE_PAGES, pages_of(window))
             first = pages_of(window) + 2  # beside the first page and the window one is too many
@@ -112,7 +112,7 @@ class Pages:
     def share(self, table: Table, ids: Sequence[int]) -> None:
         """The step about to be launched writes these ids, the next of `table`: whoever is opened from now on finds the
         pages they fill. Not for tokens that are not known yet, so not after `advance` without it."""
-        if table.content is None or not self._share:
+        if table.content is None or not self.shares:
             return
         table.rest += ids
         full = table.position // PAGE_TOKENS  # nothing was let go yet, so this is the place in `pages` too

@@ -8,7 +8,7 @@ each of eight rows a step takes 8.2 ms of one core, and in fp32 12.2 (the embedd
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, count
 from math import isnan
 from typing import Any
 
@@ -25,6 +25,7 @@ from engine.inference.openvino_api import ov
 from engine.inference.openvino_graph import SCORES, STEP, build, of_rows, weight_bytes
 from engine.inference.runner import Chunk
 from engine.inference.sampler import Sampler
+from engine.progress import Advance, untold
 from engine.types import Sampling
 
 FULL = 0.75  # of the slots: from here on rows are padded to a full batch, whose shapes are fixed
@@ -106,10 +107,12 @@ class OpenVinoRunner:
         fixed: Sequence[int] = (),
         deterministic: bool = False,
         exact: bool = False,
+        told: Advance = untold,
     ) -> None:
         """`threads`: 0 takes as many as there are cores. `fixed`: numbers of rows with a graph of their own, which is
         faster and holds the weights once more. `deterministic`: what a sequence is given does not depend on who else is
-        in the batch. `exact`: activations and the KV cache stay in fp32, for comparisons."""
+        in the batch. `exact`: activations and the KV cache stay in fp32, for comparisons. `told` learns how far it
+        is."""
         self.slots, self.pages, self._deterministic = slots, pages, deterministic
         settings = {
             "INFERENCE_NUM_THREADS": threads,
@@ -119,12 +122,16 @@ class OpenVinoRunner:
             "KV_CACHE_PRECISION": "f32" if exact else "f16",
         }
         core, graph, group = ov.Core(), build(model), _group(model)
+        made = (step / (2 + len(fixed)) for step in count(1))  # it is built, and then compiled so often
+        told(next(made))
         lone = group if deterministic else min(LONE_GROUP, group)
         most = pages_of(model.config.max_positions)  # pages of one sequence
 
         def compiled(graph: ov.Model, group: int) -> ov.InferRequest:
             rounding = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0 if exact else group}
-            return core.compile_model(graph, "CPU", settings | rounding).create_infer_request()
+            request = core.compile_model(graph, "CPU", settings | rounding).create_infer_request()
+            told(next(made))
+            return request
 
         def of_shape(rows: int) -> _FixedShapes:
             shape = of_rows(graph, rows, rows + deterministic, rows * most)

@@ -341,12 +341,15 @@ def _found(source: str, items: Sequence[_Item], texts: Mapping[int, str]) -> Fou
     tags: dict[int, tuple[str, str]] = {}
     places: list[TagPlace] = []
     spelling: dict[str, str] = {}
+    plain: set[str] = set()  # runs that are written as they would be
     for index, item in enumerate(items):
         written = source[item.start : item.end]
         if item.kind == "text":
             text = texts[index]
             parts.append(text)
-            if _escaped(text, TEXT, name_spaces) != written and not _LOOSE_END.search(written):
+            if _escaped(text, TEXT, name_spaces) == written:
+                plain.add(text)
+            elif not _LOOSE_END.search(written):
                 spelling.setdefault(text, written)
         elif index in number_of:
             number = number_of[index]
@@ -360,6 +363,8 @@ def _found(source: str, items: Sequence[_Item], texts: Mapping[int, str]) -> Fou
             parts.append(f"<s{number}>" if index in pairs else f"<s{number}></s{number}>")
             tags[number] = (written, "")
             places.append(TagPlace(number, 0, item.start, item.end))
+    for text in plain & spelling.keys():  # of both ways the plain one: else a space may become the end of a line
+        del spelling[text]
     return Found(items[0].start, Block("".join(parts), whole, TEXT, tags, spelling), places)
 
 

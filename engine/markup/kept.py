@@ -70,6 +70,11 @@ def bare(part: Segment, text: str) -> str:
     return marks.bare(text, {number: tag for number, tag in part.tags.items() if number not in part.kept})
 
 
+def source(part: Segment) -> str:
+    """That of the segment, spelt out, as a reader reads it."""
+    return bare(part, spelt_out(part, part.text))
+
+
 def _block(part: Segment) -> Block:
     return Block(part.text, part.text, "", {number: part.tags[number] for number in part.kept})
 

@@ -6,6 +6,7 @@ ever more escapes, spaces and HTML. Where all fails, the block stays as it was.
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -51,15 +52,44 @@ def write(block: Block, text: str) -> str:
         [_Part("close", "", wrap) for wrap in wraps[half:]],
     )
     env = supposed(block.source, " ".join([*wraps, *map("".join, block.tags.values())]))
+    for parts in _ways(block, text):
+        written = "".join(part.source for part in parts)
+        if not _EMPTY_LINE.search(written) and _reads_as([*before, *parts, *after], form, env):
+            return _with_nulls(block, written)
+    return block.source
+
+
+def changed_delimiters(block: Block, text: str, written: str) -> Counter[str]:
+    """How often a tag of the block is another in what `write` has made of it and `text`, by the code of the change."""
+    changed: Counter[str] = Counter()
+    for parts in _ways(block, text):
+        if _with_nulls(block, "".join(part.source for part in parts)) != written:
+            continue
+        for part in parts:
+            if part.number < 0:
+                continue
+            old = block.tags[part.number][part.kind == "close"]
+            new = part.source.strip(" ") if old == old.strip(" ") else part.source
+            changed["space_added"] += new != part.source
+            if new != old and part.kind == "open":
+                changed["emphasis_as_html" if new.startswith("<") else "emphasis_respelt"] += 1
+        break
+    return changed
+
+
+def _ways(block: Block, text: str) -> Iterator[list[_Part]]:
+    """The ways to write it, the nearest to the source first."""
+    form, *wraps = block.form.split("\n")
+    half = len(wraps) // 2
     for html, apart, escaped in _STEPS:
         parts = [*_split(block, text, form, escaped)]
         if html:
             parts = _as_html(parts)
-        parts = _spaced(_delimited(parts, "".join(wraps[:half]), "".join(wraps[half:])), apart)
-        written = "".join(part.source for part in parts)
-        if not _EMPTY_LINE.search(written) and _reads_as([*before, *parts, *after], form, env):
-            return written.replace("\ufffd", block.spelling.get("\ufffd", "\ufffd"))
-    return block.source
+        yield _spaced(_delimited(parts, "".join(wraps[:half]), "".join(wraps[half:])), apart)
+
+
+def _with_nulls(block: Block, written: str) -> str:
+    return written.replace("\ufffd", block.spelling.get("\ufffd", "\ufffd"))
 
 
 def _split(block: Block, text: str, form: str, escaped: int) -> Iterator[_Part]:

@@ -48,7 +48,7 @@ _VERBATIM = frozenset("script style textarea xmp iframe noembed noframes pre cod
 _VOID = frozenset("area base br col embed frame hr img input keygen link meta param source track wbr".split())
 _BLANK = "\t\n\f\r \0"  # what makes no difference to a tree of HTML
 
-_DIALECT = (
+DIALECT = (
     pyromark.Options.ENABLE_TABLES
     | pyromark.Options.ENABLE_STRIKETHROUGH
     | pyromark.Options.ENABLE_FOOTNOTES
@@ -327,7 +327,7 @@ def _markdown(source: str) -> Iterator[str]:
     boxes = bool(_BOX.search(source))
     verbatim: list[str] | None = None  # of code or HTML that is open
     text = False  # whether some was found since the last event of another kind
-    for event in pyromark.events(source, options=_DIALECT):
+    for event in pyromark.events(source, options=DIALECT):
         kind, value = _named(event)
         if kind in ("Text", "Html") and verbatim is not None:
             verbatim.append(value)

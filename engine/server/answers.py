@@ -15,6 +15,7 @@ from engine.types import (
     Finished,
     Queued,
     SegmentDone,
+    ShownPrompt,
     Started,
     TermResult,
     TextDelta,
@@ -38,12 +39,34 @@ class TermAnswer(BaseModel):
         description="where in the translation, as [start, end] in characters (Unicode code points); "
         "not there for a list of texts or a document",
     )
+    source_places: list[tuple[int, int]] | None = Field(
+        default=None,
+        description="where in the whole source text, likewise; without those spelt otherwise there, with an entity or "
+        "a tag inside",
+    )
 
 
 class WarningAnswer(BaseModel):
     code: str
     message: str
     segment: int | None
+    text: int | None = Field(default=None, description="which of a list of texts; not there for one text")
+
+
+class ChangeAnswer(BaseModel):
+    """Something of the markup that is written otherwise, on purpose; all else is byte for byte that of the source."""
+
+    code: Literal[
+        "lines_joined",
+        "emphasis_respelt",
+        "emphasis_as_html",
+        "space_added",
+        "label_added",
+        "quotes_added",
+        "entities_written_out",
+    ]
+    count: int
+    message: str
     text: int | None = Field(default=None, description="which of a list of texts; not there for one text")
 
 
@@ -62,8 +85,38 @@ class TranslateAnswer(BaseModel):
     detection: list[Guess] | list[list[Guess]] = Field(description="likeliest first; empty when the source was named")
     terms: list[TermAnswer]
     warnings: list[WarningAnswer]
+    changes: list[ChangeAnswer]
     usage: Usage
     model: str
+
+
+class ShownTerm(BaseModel):
+    source: str
+    target: str
+
+
+class PromptAnswer(BaseModel):
+    """`context`, `before` and `terms` are those that the prompt shows."""
+
+    segments: int = Field(description="how many the text has")
+    segment: int
+    source: str = Field(description="of the segment, as a reader reads it")
+    context: str = Field(description="what is shown of the user's context")
+    context_cut: int = Field(description="characters of it that are not, at its beginning")
+    before: str = Field(description="the sentences before the segment")
+    terms: list[ShownTerm]
+    prompt: str = Field(description="word for word; empty where all of the segment is kept")
+    prompt_tokens: int
+
+
+class AlternativesAnswer(BaseModel):
+    segment: int
+    alternatives: list[str] = Field(description="each as it would stand in the document; there may be fewer than asked")
+
+
+class RenderAnswer(BaseModel):
+    format: Literal["text", "html", "markdown"]
+    html: str = Field(description="a whole page, for a sandboxed frame")
 
 
 class DocumentAnswer(BaseModel):
@@ -71,9 +124,16 @@ class DocumentAnswer(BaseModel):
 
     id: str
     name: str
+    kind: str = Field(examples=["docx"])
+    size_bytes: int = Field(description="of the file that was sent")
+    created: float = Field(description="seconds since 1970")
     status: Literal["queued", "translating", "done", "error"]
     segments_done: int
     segments_total: int | None = Field(description="null until it has been cut into segments")
+    segments_warned: int = Field(description="how many have warnings")
+    edited: int = Field(description="how many have a text by hand")
+    tokens_per_second: float = Field(description="over the last ten seconds; 0 where it is not under way")
+    seconds_left: float | None = Field(description="null where that cannot be told")
     target_lang: str
     detected_source_lang: str | None = None
     detection: list[Guess] | None = None
@@ -82,8 +142,33 @@ class DocumentAnswer(BaseModel):
     warnings: list[WarningAnswer] | None = None
     usage: Usage | None = None
     model: str | None = None
-    error: str | None = Field(default=None, description="a sentence, where the status is error")
+    error: str | None = Field(
+        default=None, description="a sentence, where the status is error, or done and a retry of what failed has failed"
+    )
     code: str | None = None
+
+
+class SegmentWarning(BaseModel):
+    code: str
+    message: str
+
+
+class SegmentAnswer(BaseModel):
+    """A segment of a document; tags and placeholders are marks in its source and text."""
+
+    index: int = Field(description="from 0")
+    source: str = Field(examples=["A <s1>bold</s1> word."])
+    text: str | None = Field(description="null while there is none", examples=["Un mot <s1>gras</s1>."])
+    warnings: list[SegmentWarning]
+    edited: bool = Field(description="whether the text is by hand")
+    marks: dict[str, str] = Field(
+        description="what each mark stands for, the opening of a pair", examples=[{"<s1>": "<b>"}]
+    )
+
+
+class SegmentsAnswer(BaseModel):
+    total: int = Field(description="how many there are that were asked for, on all pages")
+    segments: list[SegmentAnswer]
 
 
 class GlossaryAnswer(BaseModel):
@@ -114,6 +199,76 @@ class DetectAnswer(BaseModel):
 
     detection: list[Guess] | list[list[Guess]] = Field(description="likeliest first; empty for a text without letters")
     certain: bool | list[bool] = Field(description="false: better ask the user")
+
+
+class StateAnswer(BaseModel):
+    status: Literal["loading", "ready", "failed"]
+    stage: Literal["download", "weights", "prepare", "test", ""]
+    done: float = Field(description="0 to 1, over all stages")
+    seconds_left: float | None = Field(description="null where that cannot be told")
+    reason: str = Field(description="a sentence; empty once the model is ready")
+
+
+class PartsAnswer(BaseModel):
+    """Bytes; together all of the device's, all but `free` those in use."""
+
+    weights: int
+    kv_used: int = Field(description="pages of the KV cache that a segment under way holds")
+    kv_free: int = Field(description="the rest of what is taken for the KV cache")
+    workspace: int = Field(description="activations, sampling, what is kept for the next step; on the CPU in other")
+    other: int = Field(description="the rest of what this program holds; on a card also what other programs hold")
+    free: int = Field(description="on the CPU: not used by this program")
+
+
+class DeviceAnswer(BaseModel):
+    device: str = Field(examples=["cuda:0", "cpu"])
+    name: str = Field(examples=["NVIDIA L4"])
+    total_bytes: int = Field(description="of the CPU: the machine's memory, or that of its control group")
+    used_bytes: int = Field(description="of a card by everybody, of the CPU by this program")
+    limit_bytes: int | None = Field(description="--max-vram-gb; null without it, and where the model is not")
+    ours: bool = Field(description="whether the model is there")
+    full: bool = Field(
+        description="over 90 % in use, not counting kv_free, which is there for the next text; "
+        "of the CPU over 90 % of the machine's memory, by whatever program"
+    )
+    parts: PartsAnswer
+
+
+class PastAnswer(BaseModel):
+    ago: float = Field(description="seconds")
+    used_bytes: int = Field(description="of the device where the model is")
+    tokens_per_second: float
+
+
+class CacheAnswer(BaseModel):
+    hit_rate: float | None = Field(
+        description="of the tokens of all prompts since the start, the share whose keys and values were in the cache "
+        "already; null before the first prompt, and where prompts share nothing (ONNX)"
+    )
+    pages_used: int
+    pages_free: int
+    preempted: int = Field(description="segments that had to give their pages back and begin anew, since the start")
+
+
+class PlanAnswer(BaseModel):
+    reason: str = Field(description="why the model is loaded as it is")
+    bytes: dict[str, int] = Field(description="what that was expected to take, by kind")
+
+
+class SystemAnswer(BaseModel):
+    """Memory as it was sampled, up to two seconds ago."""
+
+    state: StateAnswer
+    model: dict[str, Any] | None = Field(description="null while it loads, as plan is")
+    plan: PlanAnswer | None
+    devices: list[DeviceAnswer] = Field(description="every card that this program may see, and the CPU where it serves")
+    history: list[PastAnswer] = Field(description="of the last minute, one every two seconds, the oldest first")
+    cache: CacheAnswer | None = Field(description="null where there is no KV cache of pages")
+    scheduler: dict[str, int]
+    traffic: dict[str, Any]
+    memory_bytes: dict[str, int | None]
+    pages: dict[str, int] | None
+    versions: dict[str, str | None]
 
 
 class ErrorAnswer(BaseModel):
@@ -172,8 +327,9 @@ def answer(finished: Finished) -> JsonObject:
         "translation": finished.text,
         "detected_source_lang": finished.source,
         "detection": [asdict(guess) for guess in finished.detection],
-        "terms": [{**counts(term), "places": term.places} for term in finished.terms],
+        "terms": [asdict(term) for term in finished.terms],
         "warnings": [asdict(warning) for warning in finished.warnings],
+        "changes": [asdict(change) for change in finished.changes],
         "usage": {
             "segments": finished.segments,
             "input_tokens": finished.input_tokens,
@@ -181,6 +337,20 @@ def answer(finished: Finished) -> JsonObject:
             "seconds": round(finished.seconds, 3),
         },
         "model": finished.model,
+    }
+
+
+def prompt_answer(shown: ShownPrompt) -> JsonObject:
+    return {
+        "segments": shown.segments,
+        "segment": shown.segment,
+        "source": shown.source,
+        "context": shown.context,
+        "context_cut": shown.context_cut,
+        "before": shown.before,
+        "terms": [{"source": term.source, "target": term.target} for term in shown.terms],
+        "prompt": shown.text,
+        "prompt_tokens": shown.tokens,
     }
 
 
@@ -205,7 +375,10 @@ def answer_for_list(finished: Sequence[Finished]) -> JsonObject:
             counts(TermResult(source, target, count, applied[source, target]))
             for (source, target), count in found.items()
         ],
-        "warnings": [{**warning, "text": index} for index, one in enumerate(answers) for warning in one["warnings"]],
+        **{
+            name: [{**each, "text": index} for index, one in enumerate(answers) for each in one[name]]
+            for name in ("warnings", "changes")
+        },
         "usage": {
             "segments": sum(one.segments for one in finished),
             "input_tokens": sum(one.input_tokens for one in finished),

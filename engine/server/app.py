@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from engine.backends.late import LateBackend
 from engine.documents.store import Documents
 from engine.metrics import Metrics
+from engine.progress import Progress
 from engine.scheduler import Scheduler
-from engine.server import documents, errors, glossaries, health, rest, websocket
+from engine.server import bench, closer, docs, documents, errors, glossaries, health, rest, system, websocket
 from engine.server.limits import LimitBody
 from engine.server.origin import OwnPageOnly
 from engine.termbase.store import Glossaries
@@ -27,21 +29,29 @@ def create_app(
     document_store: Documents,
     glossary_store: Glossaries,
     max_upload_mb: int = 50,
+    late: LateBackend | None = None,
 ) -> FastAPI:
-    """`close` is awaited when the server stops. A page may be mounted at `/` afterwards."""
-    self_test = health.SelfTest(translator)
+    """`close` is awaited when the server stops. `late`: the translator's backend, where it is loaded once the server is
+    up. A page may be mounted at `/` afterwards."""
+    self_test = health.SelfTest(translator, late.progress if late else Progress())
     uploads = dict.fromkeys((documents.PATH, glossaries.PATH), max_upload_mb * 1024**2)
+
+    async def make_ready() -> None:
+        if late:
+            late.start()
+            scheduler.grow((await late.loaded()).slots)
+        await self_test.run()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
-        testing = asyncio.create_task(self_test.run())
+        making_ready = asyncio.create_task(make_ready())
         await document_store.start()
         await glossary_store.start()
         try:
             yield
         finally:
-            testing.cancel()
-            await asyncio.gather(testing, return_exceptions=True)
+            making_ready.cancel()
+            await asyncio.gather(making_ready, return_exceptions=True)
             await document_store.close()
             await glossary_store.close()
             await close()
@@ -58,10 +68,14 @@ def create_app(
     errors.add_handlers(app)
     faces = (
         rest.router(translator, metrics, glossary_store),
+        closer.router(translator, glossary_store),
         websocket.router(translator, metrics, glossary_store),
         documents.router(document_store, glossary_store),
         glossaries.router(glossary_store),
-        health.router(translator, scheduler, metrics, self_test),
+        docs.router(),
+        health.router(translator, self_test),
+        system.router(translator, scheduler, metrics, self_test.state),
+        bench.router(translator),
     )
     for face in faces:
         app.include_router(face)

@@ -1,13 +1,21 @@
-"""`/documents`: a file in, how far it is, the same file in another language. Knows HTTP and the store."""
+"""`/documents`: a file in, how far it is, its segments to look at and to mend, the same file in another language. Knows
+HTTP and the store."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import PurePosixPath
+from typing import IO, Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
 
 from engine.documents.file import Options
 from engine.documents.folder import Job, Order
-from engine.documents.store import Documents, result_name
-from engine.errors import InvalidRequest, UnsupportedMedia
+from engine.documents.store import MOST_ZIPPED, Documents, result_name
+from engine.documents.workbench import MOST_CHARACTERS, Listed
+from engine.errors import InvalidRequest, TextTooLong, UnsupportedMedia
 from engine.server import answers, questions
 from engine.server.forms import MULTIPART, media_type
 from engine.server.limits import MAX_BODY_BYTES
@@ -15,7 +23,14 @@ from engine.termbase.store import Glossaries
 from engine.types import new_id
 
 PATH = "/documents"
+ONE = f"{PATH}/{{document_id}}"
+SEGMENTS = f"{ONE}/segments"
 MAX_FORM_FIELDS = 20
+MOST_LISTED = 500  # segments on a page
+USUALLY_LISTED = 100
+MAX_WORDS = 1_000  # characters that are looked for
+MAX_EDIT_BYTES = 12 * MOST_CHARACTERS + 1_000  # JSON has six for a character, or twelve for one beyond the first plane
+COPIED_BYTES = 256 * 1024  # of a zip, at once
 
 _FILE = {"file": {"type": "string", "format": "binary"}}
 _SCHEMA = questions.DocumentFields.model_json_schema(
@@ -34,6 +49,50 @@ _ERRORS = answers.refusals(
 )
 _MISSING = answers.refusals({404: "No such document"})
 _EARLY = answers.refusals({409: "Not translated yet"})
+_NO_SEGMENT = answers.refusals({404: "No such document or segment", 409: "It is under way, and has no text yet"})
+# never shown by the browser: a document is a stranger's, and would speak as a page of ours
+_DOWNLOAD = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
+
+
+def _asked(name: str, schema: questions.JsonObject, description: str, *, required: bool = False) -> Any:
+    return {"name": name, "in": "query", "required": required, "schema": schema, "description": description}
+
+
+_PAGE = {
+    "parameters": [
+        _asked("from", {"type": "integer", "minimum": 0, "default": 0}, "how many to leave out at the beginning"),
+        _asked(
+            "count",
+            {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": USUALLY_LISTED},
+            "how many at the most",
+        ),
+        _asked("only", {"type": "string", "enum": ["", "warnings"], "default": ""}, "warnings: those that have some"),
+        _asked("q", {"type": "string", "maxLength": MAX_WORDS, "default": ""}, "words in the source or the text"),
+    ]
+}
+_IDS = {
+    "parameters": [
+        _asked(
+            "id",
+            {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MOST_ZIPPED},
+            "of each document",
+            required=True,
+        )
+    ]
+}
+
+
+class SegmentFields(BaseModel):
+    """A segment by hand. A description ends the sentence 'the field must be …' in an error."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"text": "Un mot <s1>gras</s1>."}]})
+
+    text: str = Field(description="a string: the translation, with the marks of its source")
+
+
+_EDIT = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": SegmentFields.model_json_schema()}}}
+}
 
 
 def router(store: Documents, glossaries: Glossaries) -> APIRouter:
@@ -63,27 +122,136 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
         job = await store.add(data, Order(name, asked, options))
         return JSONResponse(_answer(job), 202, {"Location": f"{request.scope.get('root_path', '')}{PATH}/{job.id}"})
 
-    @api.get(f"{PATH}/{{document_id}}", summary="How far a document is", responses=_MISSING)
+    @api.get(
+        f"{PATH}/zip",
+        summary="The translated files of some documents as one zip",
+        response_class=StreamingResponse,
+        responses={
+            200: {"content": {"application/zip": {}}},
+            **answers.refusals({404: "No such document", 409: "One is not translated yet", 422: "None, or too many"}),
+        },
+        openapi_extra=_IDS,
+    )
+    async def zipped(request: Request) -> Response:
+        made = await store.zipped(request.query_params.getlist("id"))
+        size = made.seek(0, 2)
+        made.seek(0)
+        headers = {
+            **_DOWNLOAD,
+            "Content-Disposition": 'attachment; filename="translations.zip"',
+            "Content-Length": str(size),
+        }
+        return StreamingResponse(_copied(made), media_type="application/zip", headers=headers)
+
+    @api.get(ONE, summary="How far a document is", responses=_MISSING)
     async def status(document_id: str) -> answers.DocumentAnswer:
         return answers.DocumentAnswer.model_validate(_answer(store.get(document_id)))
 
     @api.get(
-        f"{PATH}/{{document_id}}/result",
+        f"{ONE}/result",
         summary="The translated file",
         response_class=FileResponse,
         responses={200: {"content": {"application/octet-stream": {}}}, **_MISSING, **_EARLY},
     )
     async def result(document_id: str) -> Response:
-        path, name = store.result(document_id)
-        # never shown by the browser: a document is a stranger's, and would speak as a page of ours
-        headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
-        return FileResponse(path, filename=name, headers=headers, media_type="application/octet-stream")
+        path, name = await store.result(document_id)
+        return FileResponse(path, filename=name, headers=_DOWNLOAD, media_type="application/octet-stream")
 
-    @api.delete(f"{PATH}/{{document_id}}", status_code=204, summary="Cancel it and forget it", responses=_MISSING)
+    @api.get(
+        SEGMENTS,
+        summary="Its segments, page by page",
+        description="Also while it is under way: what has no text yet has null for it.",
+        responses={200: {"model": answers.SegmentsAnswer}, **_MISSING, **answers.refusals({422: "No such page"})},
+        openapi_extra=_PAGE,
+    )
+    async def segments(document_id: str, request: Request) -> Response:
+        asked = request.query_params
+        start = _whole_number("from", asked.get("from", "0"), 0, 10**9)
+        count = _whole_number("count", asked.get("count", str(USUALLY_LISTED)), 1, MOST_LISTED)
+        if (only := asked.get("only", "")) not in ("", "warnings"):
+            raise InvalidRequest("only must be warnings, or left out.")
+        if len(wanted := asked.get("q", "")) > MAX_WORDS:
+            raise InvalidRequest(f"q must be a string of at most {MAX_WORDS:,} characters; it has {len(wanted):,}.")
+        total, found = await store.segments(document_id, start, count, only == "warnings", wanted)
+        return _json({"total": total, "segments": [_segment(one) for one in found]})
+
+    @api.patch(
+        f"{SEGMENTS}/{{index}}",
+        summary="Give a segment a text by hand",
+        description="Its marks must be those of its source. Its warnings go; the result has the text from now on.",
+        responses={
+            200: {"model": answers.SegmentAnswer},
+            **_NO_SEGMENT,
+            **answers.refusals({413: "The text is too long", 422: "Marks are missing, or the structure would break"}),
+        },
+        openapi_extra=_EDIT,
+    )
+    async def edit(document_id: str, index: str, request: Request) -> Response:
+        body = await request.body()
+        if len(body) > MAX_EDIT_BYTES:
+            raise TextTooLong(f"A segment takes {MOST_CHARACTERS:,} characters at the most; {len(body):,} bytes came.")
+        fields = questions.read_fields(questions.read_json(body), SegmentFields)
+        return _json(_segment(await store.edit(document_id, _index(index), fields.text)))
+
+    @api.post(
+        f"{SEGMENTS}/{{index}}/retry",
+        summary="Translate a segment again",
+        description="Sampled anew, so that it may become another text. One by hand is lost.",
+        responses={
+            200: {"model": answers.SegmentAnswer},
+            **_NO_SEGMENT,
+            **answers.refusals({503: "Too busy (see Retry-After), or the model failed"}),
+        },
+    )
+    async def retry(document_id: str, index: str) -> Response:
+        return _json(_segment(await store.retry(document_id, _index(index))))
+
+    @api.post(
+        f"{ONE}/retry",
+        status_code=202,
+        summary="Translate again what failed",
+        description="The segments that kept their source, or were never done; a document that ended in an error goes "
+        "on where it stood.",
+        responses={
+            202: {"model": answers.DocumentAnswer},
+            **_MISSING,
+            **answers.refusals({409: "It is under way"}),
+        },
+    )
+    async def retry_failed(document_id: str) -> Response:
+        return JSONResponse(_answer(await store.retry_failed(document_id)), 202)
+
+    @api.delete(ONE, status_code=204, summary="Cancel it and forget it", responses=_MISSING)
     async def remove(document_id: str) -> None:
         await store.remove(document_id)
 
     return api
+
+
+def _whole_number(name: str, said: str, least: int, most: int) -> int:
+    if not said.isdecimal() or not least <= (number := int(said[:10])) <= most:
+        raise InvalidRequest(f"{name} must be a whole number from {least} to {most:,}, not {said[:20]!r}.")
+    return number
+
+
+def _index(said: str) -> int:
+    return _whole_number("The segment", said, 0, 10**9)
+
+
+def _json(value: questions.JsonObject) -> Response:
+    return Response(answers.to_json(value), media_type="application/json")
+
+
+def _copied(made: IO[bytes]) -> Iterator[bytes]:
+    with made:
+        while data := made.read(COPIED_BYTES):
+            yield data
+
+
+def _segment(one: Listed) -> questions.JsonObject:
+    """What `answers.SegmentAnswer` says."""
+    warnings = [{"code": warning.code, "message": warning.message} for warning in one.warnings]
+    return {**asdict(one), "warnings": warnings}
 
 
 def _answer(job: Job) -> questions.JsonObject:
@@ -91,9 +259,16 @@ def _answer(job: Job) -> questions.JsonObject:
     known: questions.JsonObject = {
         "id": job.id,
         "name": job.order.name,
+        "kind": PurePosixPath(job.order.name).suffix[1:].lower(),
+        "size_bytes": job.size_bytes,
+        "created": job.created,
         "status": job.status,
         "segments_done": job.segments_done,
         "segments_total": job.segments_total,
+        "segments_warned": job.warned,
+        "edited": job.edited,
+        "tokens_per_second": round(job.tokens_per_second, 1),
+        "seconds_left": job.seconds_left,
         "target_lang": job.order.request.target,
     }
     if job.error:
@@ -101,5 +276,5 @@ def _answer(job: Job) -> questions.JsonObject:
     if job.answer:
         known |= {**answers.answer(job.answer), "result_name": result_name(job)}
         known["terms"] = [answers.counts(term) for term in job.answer.terms]  # without places, which nobody sees
-        del known["translation"]
+        del known["translation"], known["changes"]  # a document has them in its file
     return known

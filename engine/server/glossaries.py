@@ -20,7 +20,7 @@ from engine.server.limits import MAX_BODY_BYTES, BodyTooLarge
 from engine.termbase.entries import MAX_TERMS, Problem, sound
 from engine.termbase.read import read
 from engine.termbase.store import Glossaries, Stored
-from engine.termbase.write import FORMATS, write
+from engine.termbase.write import FORMATS, TEMPLATES, template, write
 from engine.types import Term
 
 PATH = "/glossaries"
@@ -31,6 +31,7 @@ MEDIA_TYPES = {
     "tsv": "text/tab-separated-values; charset=utf-8",
     "tbx": "application/x-tbx+xml",
     "json": "application/json",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
 }
 
 _BAD = {
@@ -42,12 +43,6 @@ _BAD = {
     507: "The disk is full",
 }
 _MISSING = {404: "No such glossary"}
-_FORMAT = {
-    "name": "format",
-    "in": "query",
-    "required": False,
-    "schema": {"type": "string", "enum": list(FORMATS), "default": "csv"},
-}
 _FORM = questions.GlossaryFileFields.model_json_schema()
 _JSON = questions.GlossaryFields.model_json_schema(  # its parts point at each other where /openapi.json has it first
     ref_template="#/paths/~1glossaries/post/requestBody/content/application~1json/schema/$defs/{model}"
@@ -60,6 +55,12 @@ _BODY = {
         MULTIPART: {"schema": {**_FORM, "properties": {**_FILE, **_FORM["properties"]}, "required": ["file"]}},
     },
 }
+
+
+def _kinds(formats: Sequence[str]) -> questions.JsonObject:
+    """What /openapi.json says of an address that answers with a file in one of these."""
+    schema = {"type": "string", "enum": list(formats), "default": "csv"}
+    return {"parameters": [{"name": "format", "in": "query", "required": False, "schema": schema}]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,18 @@ def router(store: Glossaries) -> APIRouter:
     async def listed() -> list[answers.GlossaryAnswer]:
         return [answers.GlossaryAnswer.model_validate(_answer(stored)) for stored in store.listed()]
 
+    @api.get(  # before the address of one glossary, which would take it for an id
+        f"{PATH}/template",
+        summary="A small glossary to begin with, as a file",
+        response_class=Response,
+        responses={200: {"content": _contents(TEMPLATES)}, **answers.refusals({422: "No such format"})},
+        openapi_extra=_kinds(TEMPLATES),
+    )
+    async def example(request: Request) -> Response:
+        kind = _kind(request, TEMPLATES)
+        data = await asyncio.to_thread(lambda: template(kind))
+        return Response(data, media_type=MEDIA_TYPES[kind], headers=_download(f"glossary-template.{kind}"))
+
     @api.get(
         ONE,
         summary="A glossary and its terms",
@@ -111,15 +124,13 @@ def router(store: Glossaries) -> APIRouter:
         summary="A glossary as a file",
         response_class=Response,
         responses={
-            200: {"content": {kind.partition(";")[0]: {} for kind in MEDIA_TYPES.values()}},
+            200: {"content": _contents(FORMATS)},
             **answers.refusals({**_MISSING, 422: "No such format"}),
         },
-        openapi_extra={"parameters": [_FORMAT]},
+        openapi_extra=_kinds(FORMATS),
     )
     async def file(glossary_id: str, request: Request) -> Response:
-        kind = request.query_params.get("format", "csv").lower()
-        if kind not in FORMATS:
-            raise InvalidRequest(f"format must be one of: {', '.join(FORMATS)}.")
+        kind = _kind(request, FORMATS)
         stored = await store.get(glossary_id)
         data = await asyncio.to_thread(
             lambda: write(kind, stored.terms, stored.source_lang, stored.target_lang, stored.name)
@@ -129,11 +140,13 @@ def router(store: Glossaries) -> APIRouter:
     @api.put(
         ONE,
         summary="Replace a glossary whole",
+        description="Takes what POST takes. A file that comes without a name leaves the glossary its own.",
         responses={200: {"model": answers.StoredAnswer}, **answers.refusals({**_BAD, **_MISSING})},
         openapi_extra={"requestBody": _BODY},
     )
     async def replace(glossary_id: str, request: Request) -> Response:
-        sent = await _read(request, reading)
+        kept = next((stored.name for stored in store.listed() if stored.id == glossary_id), "")
+        sent = await _read(request, reading, kept)
         stored = await store.replace(glossary_id, sent.name, sent.source_lang, sent.target_lang, sent.terms)
         return JSONResponse(_stored_answer(stored, sent.problems))
 
@@ -144,7 +157,19 @@ def router(store: Glossaries) -> APIRouter:
     return api
 
 
-async def _read(request: Request, reading: asyncio.Semaphore) -> _Sent:
+def _contents(formats: Sequence[str]) -> dict[str, questions.JsonObject]:
+    return {MEDIA_TYPES[kind].partition(";")[0]: {} for kind in formats}
+
+
+def _kind(request: Request, formats: Sequence[str]) -> str:
+    kind = request.query_params.get("format", "csv").lower()
+    if kind not in formats:
+        raise InvalidRequest(f"format must be one of: {', '.join(formats)}.")
+    return kind
+
+
+async def _read(request: Request, reading: asyncio.Semaphore, name: str = "") -> _Sent:
+    """`name`: of a file that comes without one; else its own."""
     kind = media_type(request)
     if kind == MULTIPART:
         async with request.form(max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=MAX_BODY_BYTES) as form:
@@ -154,7 +179,8 @@ async def _read(request: Request, reading: asyncio.Semaphore) -> _Sent:
             others = {name: value for name, value in form.multi_items() if name != "file"}
             fields = questions.read_fields(others, questions.GlossaryFileFields)
             async with reading:
-                return await asyncio.to_thread(_from_file, fields, upload.filename or "", await upload.read())
+                data = await upload.read()
+                return await asyncio.to_thread(_from_file, fields, name, upload.filename or "", data)
     if kind in ("application/json", "text/plain", URLENCODED) or kind.endswith("+json"):  # a form: as curl calls all
         body = await request.body()
         if len(body) > MAX_BODY_BYTES:  # what follows would hold up everybody for seconds
@@ -175,16 +201,15 @@ def _from_json(body: bytes) -> _Sent:
     return _checked(_Sent(name, source, target, terms, problems))
 
 
-def _from_file(fields: questions.GlossaryFileFields, file_name: str, data: bytes) -> _Sent:
+def _from_file(fields: questions.GlossaryFileFields, name: str, file_name: str, data: bytes) -> _Sent:
     source, target = (code and _code(code) for code in (fields.source_lang.strip(), fields.target_lang.strip()))
     found = read(file_name, data, source, target)
     source, target = source or found.source_lang, target or found.target_lang
     for field, code in (("source_lang", source), ("target_lang", target)):
         if not code:
             raise InvalidRequest(f"{field} is missing, and the file does not say it; send the code of a language.")
-    name = _name(
-        fields.name or PurePosixPath(file_name.replace("\\", "/")).stem[: questions.MAX_NAME_CHARACTERS] or "Glossary"
-    )
+    stem = PurePosixPath(file_name.replace("\\", "/")).stem[: questions.MAX_NAME_CHARACTERS]
+    name = _name(fields.name or name or stem or "Glossary")
     return _checked(_Sent(name, source, target, found.terms, found.problems))
 
 

@@ -16,6 +16,7 @@ from engine.types import Format, Sampling, Term, TranslationRequest
 
 MAX_TEXTS = 256  # in one list; each is a request of its own to the scheduler
 MAX_TERMS = 10_000  # in the glossary of one request
+MAX_ALTERNATIVES = 5
 MAX_NAME_CHARACTERS = 150  # of a glossary
 AUTO = "auto"
 
@@ -120,6 +121,28 @@ class TranslateFields(Fields):
     stream: bool = Field(default=False, description="true or false")
 
 
+class PromptFields(TranslateFields):
+    """What is asked about one segment of a text."""
+
+    segment: int = Field(default=0, ge=0, description="a whole number: which segment of the text, from 0")
+
+
+class AlternativesFields(PromptFields):
+    count: int = Field(default=3, ge=1, le=MAX_ALTERNATIVES, description=f"a whole number from 1 to {MAX_ALTERNATIVES}")
+    without: str = Field(default="", description="a string: the translation there is, which is not wanted again")
+
+
+class RenderFields(BaseModel):
+    """A description ends the sentence 'the field must be …' in an error."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"text": "# 混元", "format": "markdown"}]}
+    )
+
+    text: str = Field(description="a string")
+    format: Format = Field(default="auto", description="text, html, markdown, or auto: decided by the text")
+
+
 class GlossaryFields(BaseModel):
     """A glossary that is to be stored. A description ends the sentence 'the field must be …' in an error."""
 
@@ -172,6 +195,14 @@ class DetectFields(BaseModel):
     text: str | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
         description=f"a string, or a list of 1 to {MAX_TEXTS} strings"
     )
+
+
+def body_schema(path: str, model: type[BaseModel]) -> JsonObject:
+    """What /openapi.json says of the body at `path`; its parts point at where they will stand there."""
+    place = path.replace("~", "~0").replace("/", "~1")
+    template = f"#/paths/{place}/post/requestBody/content/application~1json/schema/$defs/{{model}}"
+    schema = model.model_json_schema(ref_template=template)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def read_json(text: str | bytes) -> object:

@@ -2,36 +2,25 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from engine.detect import detect, is_certain
-from engine.errors import InvalidRequest, RequestError, UnsupportedMedia, YiwenError
+from engine.errors import InvalidRequest, RequestError, YiwenError
 from engine.languages import LANGUAGES
 from engine.metrics import Metrics
-from engine.server import answers, questions
-from engine.server.forms import MULTIPART, URLENCODED, media_type
-from engine.server.limits import MAX_BODY_BYTES
+from engine.server import answers, incoming, questions
 from engine.termbase.store import Glossaries
 from engine.translator import Translator
 from engine.types import Finished, Guess, TranslationEvent, TranslationRequest, new_id
 
 TEXTS_AT_ONCE = 32  # of one list: the rest wait here, so that a long list does not fill the scheduler alone
-MAX_FORM_FIELDS = 1000  # as Starlette has it for multipart
-CLIENT_CLOSED_REQUEST = 499  # nginx's number; only logs see it
 
-_FORMS = (URLENCODED, MULTIPART)
-# Where the schema of the body will stand in /openapi.json, so that its parts can point at each other.
-_BODY_SCHEMA = "#/paths/~1translate/post/requestBody/content/application~1json/schema/$defs/{model}"
-_SCHEMA = questions.TranslateFields.model_json_schema(ref_template=_BODY_SCHEMA)
-_DETECT_SCHEMA = questions.DetectFields.model_json_schema()
 _ERRORS = answers.refusals(
     {
         400: "Nothing to translate, an unknown language, the same language twice, a glossary of others, or broken JSON",
@@ -47,7 +36,6 @@ _ERRORS = answers.refusals(
 _DETECT_ERRORS = answers.refusals({status: str(_ERRORS[status]["description"]) for status in (403, 413, 415, 422)})
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 Events = AsyncGenerator[TranslationEvent, None]
 
 
@@ -60,10 +48,10 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
         description="A form (urlencoded or multipart) takes the same fields; `glossary` and `sampling` as JSON text. "
         "`stream` answers with server-sent events, the messages of the WebSocket `/ws/translate`.",
         responses={200: {"model": answers.TranslateAnswer}, **_ERRORS},
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}},
+        openapi_extra=questions.body_schema("/translate", questions.TranslateFields),
     )
     async def translate(request: Request) -> Response:
-        fields = questions.read_fields(await _read(request), questions.TranslateFields)
+        fields = questions.read_fields(await incoming.read(request), questions.TranslateFields)
         texts = [fields.text] if isinstance(fields.text, str) else fields.text
         run_id = new_id()  # one for all texts of a list: they take turns with other requests as one
         first = await questions.to_request(fields, texts[0], run_id, glossaries)
@@ -73,9 +61,9 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
                 raise InvalidRequest("A stream carries one text; send text as a string, or leave out stream.")
             return EventStream(run_id, metrics.observe(translator.stream(requests[0])))
         try:
-            finished = await _while_connected(request.receive, _translate_all(translator, metrics, requests))
-        except _ClientLeft:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
+            finished = await incoming.while_connected(request.receive, _translate_all(translator, metrics, requests))
+        except incoming.ClientLeft:
+            return Response(status_code=incoming.CLIENT_CLOSED_REQUEST)
         one = isinstance(fields.text, str)
         return JSONResponse(answers.answer(finished[0]) if one else answers.answer_for_list(finished))
 
@@ -84,10 +72,10 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
         summary="Which language a text is in, or each of a list of texts",
         description="Among all languages that Yiwen knows, also those that the model lacks.",
         responses={200: {"model": answers.DetectAnswer}, **_DETECT_ERRORS},
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _DETECT_SCHEMA}}}},
+        openapi_extra=questions.body_schema("/detect", questions.DetectFields),
     )
     async def which(request: Request) -> Response:
-        fields = questions.read_fields(await _read(request), questions.DetectFields)
+        fields = questions.read_fields(await incoming.read(request), questions.DetectFields)
         texts = [fields.text] if isinstance(fields.text, str) else fields.text
         guesses = await asyncio.to_thread(lambda: [_detected(text) for text in texts])
         each = [{"detection": [asdict(guess) for guess in found], "certain": is_certain(found)} for found in guesses]
@@ -118,8 +106,8 @@ class EventStream(Response):
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(_ClientLeft):
-            await _while_connected(receive, self._forward(send))
+        with suppress(incoming.ClientLeft):
+            await incoming.while_connected(receive, self._forward(send))
 
     async def _forward(self, send: Send) -> None:
         async with aclosing(self._events) as events:
@@ -139,29 +127,6 @@ class EventStream(Response):
 async def _send_line(send: Send, message: questions.JsonObject) -> None:
     line = f"data: {answers.to_json(message)}\n\n".encode()
     await send({"type": "http.response.body", "body": line, "more_body": True})
-
-
-async def _read(request: Request) -> object:
-    """The body as JSON has it, whether it is JSON or a form."""
-    body = await request.body()
-    kind = media_type(request)
-    # curl calls everything a form unless told otherwise, and no form begins with a brace.
-    if kind in _FORMS and not body.lstrip().startswith(b"{"):
-        if kind == URLENCODED:  # a chapter in Chinese has a million escapes, so others are answered meanwhile
-            return questions.read_form(await asyncio.to_thread(_read_urlencoded, body))
-        async with request.form(max_part_size=MAX_BODY_BYTES) as form:
-            return questions.read_form(form.multi_items())
-    if kind in ("application/json", "text/plain", *_FORMS) or kind.endswith("+json"):
-        return questions.read_json(body)
-    raise UnsupportedMedia(f"The content type {kind[:80]!r} is not read here; send application/json or a form.")
-
-
-def _read_urlencoded(body: bytes) -> list[tuple[str, str]]:
-    """In UTF-8, escaped or not: Starlette's own would take what `curl -d 'text=你好'` sends for Latin-1."""
-    try:
-        return parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS)
-    except ValueError as error:
-        raise InvalidRequest(f"The form has more than {MAX_FORM_FIELDS:,} fields; send a list as JSON.") from error
 
 
 async def _translate_all(
@@ -186,33 +151,4 @@ async def _translate_all(
     try:
         return await asyncio.gather(*tasks)
     finally:
-        await _cancel(tasks)
-
-
-class _ClientLeft(Exception):
-    pass
-
-
-async def _while_connected(receive: Receive, work: Awaitable[Result]) -> Result:
-    """The result of `work`, which is cancelled at once when the client leaves; then raises `_ClientLeft`."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise _ClientLeft
-        return working.result()
-    finally:
-        await _cancel((working, leaving))
-
-
-async def _disconnected(receive: Receive) -> None:
-    """Comes back when the client is gone. The body must have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        await incoming.cancel(tasks)

@@ -1,0 +1,167 @@
+"""What each device holds and how fast we are, sampled every two seconds for a minute, in a thread of its own: whoever
+asks reads what was sampled. Knows no model and no request; what is measured is handed in."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from engine.cards import Card, Cards
+from engine.hardware import ram_within
+from engine.metrics import Held, Memory, Metrics
+
+SAMPLE_SECONDS = 2.0
+SAMPLES = 30  # a minute of them
+FULL_SHARE = 0.9
+CPU_NAME = "Memory of this program"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Bytes. All together are the device's, all but `free` those in use."""
+
+    weights: int
+    kv_used: int  # in pages that a sequence holds
+    kv_free: int  # taken for the KV cache, and not used now
+    workspace: int  # activations, sampling, what torch keeps for the next step
+    other: int  # the rest of what we hold, such as CUDA's own; on a card also other programs
+    free: int  # on the CPU: not used by this program
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    device: str  # "cpu", "cuda:0"
+    name: str
+    total_bytes: int  # of the CPU: the machine's, or its control group's
+    used_bytes: int  # of a card by everybody, of the CPU by this process
+    limit_bytes: int | None  # what the user lets us take
+    ours: bool  # whether our model is there
+    full: bool  # over nine tenths in use, where what is taken for the KV cache and not used does not count
+    parts: Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    at_seconds: float  # of the sampler's clock
+    held: Held
+    devices: tuple[Device, ...]
+    tokens_per_second: float
+
+    @property
+    def used_bytes(self) -> int:
+        """Of the device where our model is."""
+        return next((device.used_bytes for device in self.devices if device.ours), 0)
+
+
+class Sampler:
+    """`device` says where our model is, and is empty while that is not known. `ram`: (all, free) bytes of this machine
+    as far as this process may use them."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        device: Callable[[], str],
+        cards: Callable[[], Sequence[Card]] | None = None,
+        ram: Callable[[], tuple[int, int]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._metrics, self._device, self._clock = metrics, device, clock
+        self._cards, self._ram = cards or Cards().read, ram or _ram
+        self._samples: deque[Sample] = deque(maxlen=SAMPLES)
+        self._stopped = threading.Event()
+
+    @property
+    def latest(self) -> Sample | None:
+        """None before the first."""
+        samples = self._samples
+        return samples[-1] if samples else None
+
+    def history(self) -> list[tuple[float, Sample]]:
+        """(seconds ago, sample), the oldest first."""
+        now = self._clock()
+        return [(max(0.0, now - sample.at_seconds), sample) for sample in tuple(self._samples)]
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="sampler", daemon=True).start()
+
+    def stop(self) -> None:
+        """Does not wait: a driver that hangs holds up nobody."""
+        self._stopped.set()
+
+    def sample(self) -> Sample:
+        held, our_device = self._metrics.held(), self._device()
+        devices = [_of_card(card, our_device, held.memory, self._metrics.limit_bytes) for card in self._cards()]
+        memory = held.memory
+        if our_device.startswith("cuda") and memory.device_total and not any(each.ours for each in devices):
+            # the driver's library is not there or broken; torch says as much of ours
+            used, total = memory.device_used or 0, memory.device_total
+            card = Card(our_device, "CUDA card", total, used)
+            devices.append(_of_card(card, our_device, memory, self._metrics.limit_bytes))
+        if not any(each.ours for each in devices) and (our_device or not devices):
+            devices.insert(0, _of_cpu(memory, *self._ram()))
+        sample = Sample(self._clock(), held, tuple(devices), self._metrics.tokens_per_second())
+        self._samples.append(sample)
+        return sample
+
+    def _run(self) -> None:
+        told = False
+        while not self._stopped.is_set():
+            try:
+                self.sample()
+            except Exception:  # the thread's last resort: a meter that stands still stops no translation
+                if not told:
+                    log.exception("memory could not be sampled; it is tried again every %.0f s", SAMPLE_SECONDS)
+                told = True
+            self._stopped.wait(SAMPLE_SECONDS)
+
+
+def _of_card(card: Card, our_device: str, memory: Memory, limit_bytes: int | None) -> Device:
+    if card.device != our_device:  # while our model loads, that is where torch has taken memory
+        ours = not our_device and card.allocated_bytes > 0
+        parts = _parts(card.total_bytes, card.used_bytes)
+    else:
+        ours = True
+        kept = card.allocated_bytes - memory.weights - memory.kv_total
+        workspace = max(kept, memory.workspace or 0)
+        parts = _parts(card.total_bytes, card.used_bytes, memory, workspace)
+    full = card.used_bytes - parts.kv_free > FULL_SHARE * card.total_bytes
+    limit = limit_bytes if ours else None
+    return Device(card.device, card.name, card.total_bytes, card.used_bytes, limit, ours, full, parts)
+
+
+def _of_cpu(memory: Memory, total: int, free: int) -> Device:
+    """It is full where the machine is, whoever fills it."""
+    total = max(total, memory.process)
+    parts = _parts(total, memory.process, memory)
+    full = total - free - parts.kv_free > FULL_SHARE * total
+    return Device("cpu", CPU_NAME, total, memory.process, None, True, full, parts)
+
+
+def _parts(total: int, used: int, ours: Memory | None = None, workspace: int = 0) -> Parts:
+    """Nothing is more than there is: a cache on the CPU takes no memory before its pages are first written, and what is
+    ours was not measured at the same moment as the whole."""
+    left = used
+
+    def take(wanted: int) -> int:
+        nonlocal left
+        taken = max(0, min(wanted, left))
+        left -= taken
+        return taken
+
+    weights = take(ours.weights) if ours else 0
+    kv_used = take(ours.kv_used) if ours else 0
+    workspace = take(workspace)
+    kv_free = take(ours.kv_total - ours.kv_used) if ours else 0
+    return Parts(weights, kv_used, kv_free, workspace, other=left, free=max(0, total - used))
+
+
+def _ram() -> tuple[int, int]:
+    memory = psutil.virtual_memory()
+    return ram_within(Path("/"), int(memory.total), int(memory.available))

@@ -1,0 +1,86 @@
+"""`/prompt`, `/alternatives` and `/render`: a closer look at a text and its translation.
+
+Knows HTTP, the door, and how a text is shown.
+"""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from engine.errors import InvalidRequest
+from engine.markup.parse import Markup, format_of
+from engine.markup.preview import page
+from engine.server import answers, incoming, questions
+from engine.termbase.store import Glossaries
+from engine.translator import Translator
+from engine.types import TranslationRequest, new_id
+
+_ERRORS = answers.refusals(
+    {
+        400: "Nothing to translate, an unknown language, the same language twice, a glossary of others, or broken JSON",
+        403: "A page of another host asked",
+        404: "No such glossary",
+        413: "The text or the request is too long",
+        415: "Neither JSON nor a form",
+        422: "A field is missing, unknown or of the wrong kind, or there is no such segment",
+        503: "Too busy (see Retry-After), or the model failed",
+    }
+)
+_RENDER_ERRORS = answers.refusals({status: str(_ERRORS[status]["description"]) for status in (403, 413, 415, 422)})
+
+
+def router(translator: Translator, glossaries: Glossaries) -> APIRouter:
+    api = APIRouter()
+
+    @api.post(
+        "/prompt",
+        summary="What the model will be shown first of a segment",
+        description="The fields of `/translate`, for one text. Word for word what a translation of it would ask first; "
+        "`before`, `context` and `terms` are those that are in it. Where tags leave no other way, a segment is asked "
+        "for in several prompts, here parted by an empty line; and no prompt at all is an empty one.",
+        responses={200: {"model": answers.PromptAnswer}, **_ERRORS},
+        openapi_extra=questions.body_schema("/prompt", questions.PromptFields),
+    )
+    async def prompt(request: Request) -> Response:
+        fields = questions.read_fields(await incoming.read(request), questions.PromptFields)
+        asked = await _asked(fields, glossaries)
+        return JSONResponse(answers.prompt_answer(await translator.prompt(asked, fields.segment)))
+
+    @api.post(
+        "/alternatives",
+        summary="Other translations of a segment",
+        description="The fields of `/translate`, for one text. Sampled more freely, checked as every answer is; there "
+        "may be fewer than `count`.",
+        responses={200: {"model": answers.AlternativesAnswer}, **_ERRORS},
+        openapi_extra=questions.body_schema("/alternatives", questions.AlternativesFields),
+    )
+    async def alternatives(request: Request) -> Response:
+        fields = questions.read_fields(await incoming.read(request), questions.AlternativesFields)
+        asked = await _asked(fields, glossaries)
+        work = translator.alternatives(asked, fields.segment, fields.count, fields.without)
+        try:
+            found = await incoming.while_connected(request.receive, work)
+        except incoming.ClientLeft:
+            return Response(status_code=incoming.CLIENT_CLOSED_REQUEST)
+        return JSONResponse({"segment": found.segment, "alternatives": found.texts})
+
+    @api.post(
+        "/render",
+        summary="How a text looks",
+        description="A whole page for a sandboxed frame, in which nothing runs and for which nothing is fetched.",
+        responses={200: {"model": answers.RenderAnswer}, **_RENDER_ERRORS},
+        openapi_extra=questions.body_schema("/render", questions.RenderFields),
+    )
+    async def render(request: Request) -> Response:
+        fields = questions.read_fields(await incoming.read(request), questions.RenderFields)
+        markup: Markup = format_of(fields.text) if fields.format == "auto" else fields.format
+        return JSONResponse({"format": markup, "html": await asyncio.to_thread(page, markup, fields.text)})
+
+    return api
+
+
+async def _asked(fields: questions.PromptFields, glossaries: Glossaries) -> TranslationRequest:
+    if not isinstance(fields.text, str):
+        raise InvalidRequest("text must be a string: a segment is one of one text.")
+    return await questions.to_request(fields, fields.text, new_id(), glossaries)

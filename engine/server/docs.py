@@ -1,0 +1,59 @@
+"""`/docs`: the API as a page to read and try, by Swagger UI from a package that brings its files along: no other host
+is asked. Knows nothing of the API; the page reads `/openapi.json`. Its addresses are relative, so that a proxy may
+serve it below a path.
+"""
+
+from importlib.metadata import distribution
+from pathlib import Path
+
+from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse, HTMLResponse
+
+# Found but not imported: it would bring an app of its own.
+_FILES = Path(str(distribution("fastapi-offline").locate_file("fastapi_offline/static")))
+_ONLY_OURS = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
+)
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Yiwen: the API</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+# The validator, which would be sent our address, is one of Swagger's own servers.
+_START = """SwaggerUIBundle({
+  url: new URL("openapi.json", document.baseURI).href, dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null,
+});
+"""
+
+
+def router() -> APIRouter:
+    api = APIRouter(include_in_schema=False)
+
+    @api.get("/docs")
+    async def page() -> Response:
+        return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _ONLY_OURS})
+
+    @api.get("/docs/start.js")
+    async def start() -> Response:
+        return Response(_START, media_type="text/javascript")
+
+    @api.get("/docs/swagger-ui-bundle.js")
+    async def script() -> Response:
+        return FileResponse(_FILES / "swagger-ui-bundle.js", media_type="text/javascript")
+
+    @api.get("/docs/swagger-ui.css")
+    async def style() -> Response:
+        return FileResponse(_FILES / "swagger-ui.css", media_type="text/css")
+
+    return api

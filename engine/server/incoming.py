@@ -1,0 +1,76 @@
+"""What comes in from a client: a body as JSON has it, whether it is JSON or a form; and that it has left.
+
+Knows HTTP and nothing of what is asked.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+from fastapi import Request
+from starlette.types import Receive
+
+from engine.errors import InvalidRequest, UnsupportedMedia
+from engine.server import questions
+from engine.server.forms import MULTIPART, URLENCODED, media_type
+from engine.server.limits import MAX_BODY_BYTES
+
+MAX_FORM_FIELDS = 1000  # as Starlette has it for multipart
+CLIENT_CLOSED_REQUEST = 499  # nginx's number; only logs see it
+
+_FORMS = (URLENCODED, MULTIPART)
+
+Result = TypeVar("Result")
+
+
+async def read(request: Request) -> object:
+    """The body as JSON has it, whether it is JSON or a form."""
+    body = await request.body()
+    kind = media_type(request)
+    # curl calls everything a form unless told otherwise, and no form begins with a brace.
+    if kind in _FORMS and not body.lstrip().startswith(b"{"):
+        if kind == URLENCODED:  # a chapter in Chinese has a million escapes, so others are answered meanwhile
+            return questions.read_form(await asyncio.to_thread(_read_urlencoded, body))
+        async with request.form(max_part_size=MAX_BODY_BYTES) as form:
+            return questions.read_form(form.multi_items())
+    if kind in ("application/json", "text/plain", *_FORMS) or kind.endswith("+json"):
+        return questions.read_json(body)
+    raise UnsupportedMedia(f"The content type {kind[:80]!r} is not read here; send application/json or a form.")
+
+
+def _read_urlencoded(body: bytes) -> list[tuple[str, str]]:
+    """In UTF-8, escaped or not: Starlette's own would take what `curl -d 'text=你好'` sends for Latin-1."""
+    try:
+        return parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS)
+    except ValueError as error:
+        raise InvalidRequest(f"The form has more than {MAX_FORM_FIELDS:,} fields; send a list as JSON.") from error
+
+
+class ClientLeft(Exception):
+    pass
+
+
+async def while_connected(receive: Receive, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is cancelled at once when the client leaves; then raises `ClientLeft`."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientLeft
+        return working.result()
+    finally:
+        await cancel((working, leaving))
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Comes back when the client is gone. The body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

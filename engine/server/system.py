@@ -1,0 +1,131 @@
+"""`/system`: model, memory, traffic and who waits. What is measured was sampled before; nothing is measured here."""
+
+import platform
+import sys
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from engine.devices import Sampler
+from engine.errors import YiwenError
+from engine.metrics import Held, Metrics
+from engine.scheduler import Scheduler
+from engine.server import answers
+from engine.server.questions import JsonObject
+from engine.translator import Translator
+from engine.types import LoadState, ModelInfo
+
+LIBRARIES = ("torch", "gradio", "openvino", "onnxruntime")
+READY = LoadState("ready", "", 1.0, 0.0, "")
+
+
+def router(
+    translator: Translator,
+    scheduler: Scheduler,
+    metrics: Metrics,
+    state: Callable[[], LoadState] = lambda: READY,
+    sampler: Sampler | None = None,
+) -> APIRouter:
+    """`sampler` runs as long as the app that the router is included in."""
+
+    def model() -> ModelInfo | None:
+        try:
+            return translator.info
+        except YiwenError:  # it is loading, or that failed
+            return None
+
+    def device() -> str:
+        info = model()
+        return info.device if info else ""
+
+    watching = sampler or Sampler(metrics, device)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
+        watching.start()
+        try:
+            yield
+        finally:
+            watching.stop()
+
+    api = APIRouter(lifespan=lifespan)
+    libraries = _libraries()
+
+    @api.get(
+        "/system",
+        summary="Model, memory, traffic and who waits",
+        description="Memory is sampled every two seconds; `history` is the last minute of it.",
+        responses={200: {"model": answers.SystemAnswer}},
+    )
+    async def system(request: Request) -> Response:
+        sample = watching.latest
+        held = sample.held if sample else metrics.held()  # before the first sample, a moment after the start
+        traffic = asdict(metrics.snapshot(held))
+        info = model()
+        described = asdict(info) if info else None
+        return JSONResponse(
+            {
+                "state": asdict(state()),
+                "plan": {"reason": described.pop("plan"), "bytes": described.pop("planned_bytes")}
+                if described
+                else None,
+                "model": described,
+                "devices": [asdict(each) for each in sample.devices] if sample else [],
+                "history": [
+                    {
+                        "ago": round(ago, 1),
+                        "used_bytes": past.used_bytes,
+                        "tokens_per_second": round(past.tokens_per_second, 1),
+                    }
+                    for ago, past in watching.history()
+                ],
+                "cache": _cache(held),
+                "memory_bytes": traffic.pop("memory"),
+                "pages": traffic.pop("pages"),
+                "scheduler": {
+                    "slots": scheduler.slots,
+                    "in_use": scheduler.slots - scheduler.free,
+                    "waiting_segments": scheduler.waiting,
+                    "requests": scheduler.requests,
+                    "max_requests": scheduler.max_requests,
+                },
+                "traffic": traffic,
+                "versions": {"yiwen": request.app.version, **libraries, "cuda": _cuda()},
+            }
+        )
+
+    return api
+
+
+def _cache(held: Held) -> JsonObject | None:
+    pages = held.pages
+    if pages is None:
+        return None
+    return {
+        "hit_rate": None if held.hit_rate is None else round(held.hit_rate, 4),
+        "pages_used": pages.used,
+        "pages_free": pages.free,
+        "preempted": pages.preempted,
+    }
+
+
+def _libraries() -> Mapping[str, str | None]:
+    """Read from what is installed: to import them takes seconds."""
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {"python": platform.python_version(), **{name: installed(name) for name in LIBRARIES}}
+
+
+def _cuda() -> str | None:
+    """What torch was built for, once it is imported; None where it was built without."""
+    found: str | None = getattr(sys.modules.get("torch.version"), "cuda", None)
+    return found

@@ -1,0 +1,120 @@
+"""What people translate is theirs: no word of it is in the log, whatever its level and whatever fails."""
+
+import io
+import json
+import logging
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from websockets.sync.client import connect
+
+from engine import translator
+from engine.backends.echo import EchoBackend
+from engine.documents import store
+from engine.log import Formatter
+from engine.types import Prompt, TokenChunk
+from tests.conftest import Serve, soon
+
+WORD = "Quetzalcoatlus"
+TEXT = f"The {WORD} flies. It eats <b>fish</b>."
+ASKED = {"source_lang": "en", "target_lang": "fr"}
+
+
+class Quotes(EchoBackend):
+    """Fails as a library may: with what it was given in its message."""
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
+        yield TokenChunk(prompt.source[:3])
+        raise ValueError(f"no such thing as {prompt.source!r}")
+
+
+@contextmanager
+def listening() -> Iterator[io.StringIO]:
+    """All that is logged, as the program writes it. A server that is started later would shut us out."""
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    handler.setFormatter(Formatter())
+    loggers = [logging.getLogger(), logging.getLogger("uvicorn")]  # the second keeps its own to itself in tests
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+    loggers[0].setLevel(logging.DEBUG)
+    try:
+        yield said
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+def ask_all_ways(url: str) -> None:
+    glossary = {WORD: "Quetzal"}
+    for kind in ("text", "html", "markdown"):
+        sent = {**ASKED, "text": TEXT, "format": kind, "context": f"About {WORD}.", "glossary": glossary}
+        httpx.post(f"{url}/translate", json=sent)
+    httpx.post(f"{url}/translate", content=f'{{"text": "{WORD}'.encode(), headers={"Content-Type": "application/json"})
+    httpx.post(f"{url}/translate", json={"text": TEXT, "target_lang": WORD})
+    httpx.post(f"{url}/detect", json={"text": TEXT})
+    with connect(f"ws{url[4:]}/ws/translate") as socket:
+        socket.send(json.dumps({"type": "start", "id": "r", "text": TEXT, **ASKED}))
+        while json.loads(socket.recv(9))["type"] not in ("done", "error"):
+            pass
+    for name in ("a.txt", f"{WORD}.docx"):  # the second is no such file
+        sent_file = httpx.post(f"{url}/documents", files={"file": (name, TEXT.encode())}, data=ASKED)
+    sent_file = httpx.post(f"{url}/documents", files={"file": ("a.html", TEXT.encode())}, data=ASKED)
+    document = sent_file.json().get("id")
+    if document:
+        soon(lambda: httpx.get(f"{url}/documents/{document}").json()["status"] in ("done", "error"))
+
+
+def test_no_word_of_a_text_is_logged_while_it_is_translated(serve: Serve) -> None:
+    url = serve(EchoBackend())
+    with listening() as log:
+        ask_all_ways(url)
+    assert "DEBUG" in log.getvalue()
+    assert WORD not in log.getvalue()
+
+
+def test_no_word_of_a_text_is_logged_when_the_model_fails_over_it(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "RETRY_SECONDS", (0.01,))
+    url = serve(Quotes())
+    with listening() as log:
+        ask_all_ways(url)
+    assert "a document is tried again" in log.getvalue()
+    assert WORD not in log.getvalue()
+
+
+def test_a_mistake_of_ours_is_logged_with_its_place_and_without_the_text(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = serve(EchoBackend())
+
+    def prepare(request: object, *_: object) -> None:
+        raise KeyError(TEXT)
+
+    monkeypatch.setattr(translator, "prepare", prepare)
+    with listening() as log:
+        ask_all_ways(url)
+    said = log.getvalue()
+    for place in ("a run failed", "a document failed", "Exception in ASGI application"):
+        assert place in said
+    assert "in prepare" in said
+    assert "KeyError\n" in said
+    assert WORD not in said
+
+
+def test_what_the_machine_says_is_logged_with_what_led_to_it() -> None:
+    try:
+        try:
+            raise KeyError(WORD)
+        except KeyError as error:
+            raise RuntimeError("CUDA error: an illegal memory access") from error
+    except RuntimeError as error:
+        said = Formatter().formatException((RuntimeError, error, error.__traceback__))
+    assert said.endswith("RuntimeError: CUDA error: an illegal memory access")
+    assert "KeyError\nwhich led to\n" in said
+    assert WORD not in said

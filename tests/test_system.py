@@ -1,0 +1,369 @@
+"""What each device holds, as the meter shows it: sampled beside the requests, summing up, without touching a card."""
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from engine import devices
+from engine.backends.base import Backend
+from engine.backends.echo import EchoBackend
+from engine.backends.late import LateBackend
+from engine.cards import Card, Cards, visible
+from engine.devices import SAMPLES, Device, Sampler
+from engine.metrics import Metrics
+from engine.server.answers import SystemAnswer
+from tests.conftest import Serve, soon
+
+GIB = 1 << 30
+OURS = {"weights": 5 * GIB, "kv_used": GIB, "kv_total": 12 * GIB, "workspace": GIB, "graphs": GIB}
+UUIDS = ["GPU-11aa", "GPU-11bb", "GPU-22cc"]
+
+
+def sampler(
+    memory: Mapping[str, int], *cards: Card, device: str = "cuda:0", process: int = GIB, limit: int | None = None
+) -> Sampler:
+    metrics = Metrics(lambda: memory, process_bytes=lambda: process, limit_bytes=limit)
+    return Sampler(metrics, lambda: device, lambda: cards, lambda: (16 * GIB, 8 * GIB))
+
+
+def card(used: int, allocated: int = 0, device: str = "cuda:0") -> Card:
+    return Card(device, "NVIDIA L4", 24 * GIB, used, allocated)
+
+
+@pytest.fixture(scope="module")
+def url(serve: Serve) -> str:
+    return serve(EchoBackend())
+
+
+# --------------------------------------------------------------------------------------------------------- what is held
+
+
+def test_a_card_shows_weights_cache_workspace_and_the_rest() -> None:
+    (ours,) = sampler(OURS, card(20 * GIB, allocated=19 * GIB)).sample().devices
+    assert ours.parts == devices.Parts(5 * GIB, GIB, 11 * GIB, 2 * GIB, GIB, 4 * GIB)
+    assert (ours.device, ours.name, ours.ours, ours.full) == ("cuda:0", "NVIDIA L4", True, False)
+
+
+def test_on_the_cpu_the_memory_of_the_program_has_the_same_parts() -> None:
+    memory = {"weights": GIB // 4, "kv_used": GIB // 8, "kv_total": GIB // 2}
+    (cpu,) = sampler(memory, device="cpu").sample().devices
+    assert cpu.parts == devices.Parts(GIB // 4, GIB // 8, 3 * GIB // 8, 0, GIB // 4, 15 * GIB)
+    assert (cpu.device, cpu.total_bytes, cpu.used_bytes, cpu.ours) == ("cpu", 16 * GIB, GIB, True)
+
+
+@pytest.mark.parametrize(
+    "watched",
+    [
+        sampler(OURS, card(20 * GIB)),
+        sampler(OURS, card(20 * GIB), card(3 * GIB, device="cuda:1"), card(24 * GIB, device="cuda:2")),
+        sampler(OURS, card(7 * GIB)),  # measured at another moment than ours
+        sampler(OURS, card(20 * GIB, allocated=30 * GIB)),
+        sampler({}, card(20 * GIB, allocated=3 * GIB), device=""),  # while it loads
+        sampler(OURS, card(2 * GIB), device="cpu"),  # a cache whose pages were never written takes no memory
+        sampler({}, device="none", process=17 * GIB),
+        sampler(OURS | {"device_used": 20 * GIB, "device_total": 24 * GIB}),  # no driver's library
+    ],
+)
+def test_the_parts_add_up(watched: Sampler) -> None:
+    found = watched.sample().devices
+    assert found
+    for device in found:
+        assert sum(astuple(device.parts)) == device.total_bytes
+        assert device.total_bytes - device.parts.free == device.used_bytes
+        assert min(astuple(device.parts)) >= 0
+
+
+def test_every_card_is_shown_and_only_the_models_is_ours_with_its_limit() -> None:
+    cards = card(3 * GIB), card(20 * GIB, device="cuda:1")
+    found = sampler(OURS, *cards, device="cuda:1", limit=21 * GIB).sample().devices
+    assert [(each.device, each.ours, each.limit_bytes) for each in found] == [
+        ("cuda:0", False, None),
+        ("cuda:1", True, 21 * GIB),
+    ]
+    assert (found[0].parts.other, found[1].parts.weights) == (3 * GIB, 5 * GIB)
+
+
+def test_a_model_on_the_cpu_leaves_the_cards_to_others() -> None:
+    found = sampler(OURS, card(3 * GIB), device="cpu").sample().devices
+    assert [(each.device, each.ours) for each in found] == [("cpu", True), ("cuda:0", False)]
+
+
+def test_while_the_model_loads_the_card_it_goes_to_is_ours() -> None:
+    found = sampler({}, card(GIB), card(GIB, GIB // 2, "cuda:1"), device="").sample().devices
+    assert [each.ours for each in found] == [False, True]
+
+
+def test_without_the_drivers_library_torch_says_how_full_our_card_is() -> None:
+    (ours,) = sampler(OURS | {"device_used": 20 * GIB, "device_total": 24 * GIB}).sample().devices
+    assert (ours.device, ours.used_bytes, ours.parts.weights, ours.ours) == ("cuda:0", 20 * GIB, 5 * GIB, True)
+
+
+def test_a_device_is_full_over_nine_tenths_but_an_empty_cache_is_room() -> None:
+    def full(memory: Mapping[str, int], *cards: Card, device: str = "cuda:0") -> list[bool]:
+        return [each.full for each in sampler(memory, *cards, device=device).sample().devices]
+
+    busy = OURS | {"kv_used": 12 * GIB}
+    assert full(OURS, card(23 * GIB)) == [False]
+    assert full(busy, card(23 * GIB), card(22 * GIB, device="cuda:1"), card(21 * GIB, device="cuda:2")) == [
+        True,
+        True,
+        False,
+    ]
+    assert full({}, device="cpu") == [False]
+    crowded = Sampler(Metrics(process_bytes=lambda: GIB), lambda: "cpu", tuple, lambda: (16 * GIB, GIB))
+    assert crowded.sample().devices[0].full  # by other programs
+
+
+# -------------------------------------------------------------------------------------------------------------- samples
+
+
+def test_the_last_minute_is_kept_oldest_first() -> None:
+    now = 0.0
+    used = iter(range(1, 1000))
+    watched = Sampler(
+        Metrics(process_bytes=lambda: next(used)), lambda: "cpu", tuple, lambda: (GIB, GIB), clock=lambda: now
+    )
+    assert (watched.latest, watched.history()) == (None, [])
+    for _ in range(SAMPLES + 10):
+        now += 2.0
+        watched.sample()
+    past = watched.history()
+    assert len(past) == SAMPLES
+    assert [(ago, sample.used_bytes) for ago, sample in (past[0], past[-1])] == [(58.0, 11), (0.0, 40)]
+
+
+def test_a_probe_that_fails_stops_neither_the_meter_nor_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "SAMPLE_SECONDS", 0.001)
+    asked = 0
+
+    def cards() -> list[Card]:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise OSError("The card fell off.")
+        return []
+
+    watched = Sampler(Metrics(), lambda: "cpu", cards)
+    watched.start()
+    soon(lambda: watched.latest is not None)
+    watched.stop()
+    assert asked >= 3
+
+
+# -------------------------------------------------------------------------------------------------- cards by the driver
+
+
+class DriverError(Exception):
+    pass
+
+
+def driver(*used: int | None, installed: bool = True) -> Any:
+    """The driver's library for so many cards; None is one that cannot be read."""
+    asked: list[str] = []
+
+    def init() -> None:
+        asked.append("init")
+        if not installed:
+            raise DriverError("NVML Shared Library Not Found")
+
+    def memory(index: int) -> Any:
+        if (taken := used[index]) is None:
+            raise DriverError("GPU is lost")
+        return SimpleNamespace(total=24 * GIB, free=24 * GIB - taken)
+
+    def by_uuid(uuid: str) -> int:
+        if uuid not in UUIDS:
+            raise DriverError("Not Found")
+        return UUIDS.index(uuid)
+
+    return SimpleNamespace(
+        asked=asked,
+        NVMLError=DriverError,
+        nvmlInit=init,
+        nvmlDeviceGetCount=lambda: len(used),
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetHandleByUUID=by_uuid,
+        nvmlDeviceGetUUID=lambda index: UUIDS[index],
+        nvmlDeviceGetName=lambda index: f"Card {index}",
+        nvmlDeviceGetMemoryInfo=memory,
+    )
+
+
+@pytest.fixture
+def no_card_is_touched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import torch
+
+    def touch(*_: Any) -> None:
+        raise AssertionError("a process on the CPU touched CUDA")
+
+    for name in ("memory_reserved", "device_count", "get_device_properties", "mem_get_info", "init"):
+        monkeypatch.setattr(torch.cuda, name, touch)
+    yield
+    assert not torch.cuda.is_initialized()
+
+
+@pytest.mark.usefixtures("no_card_is_touched")
+def test_cards_are_read_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", driver(GIB, 2 * GIB))
+    assert Cards({}).read() == [
+        Card("cuda:0", "Card 0", 24 * GIB, GIB),
+        Card("cuda:1", "Card 1", 24 * GIB, 2 * GIB),
+    ]
+
+
+def test_where_torch_computes_on_cards_they_are_numbered_as_cuda_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA puts the fastest first, the driver the one in the first place of the bus."""
+    import torch
+
+    monkeypatch.setitem(sys.modules, "pynvml", driver(0, GIB, 2 * GIB))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=["22cc", "11aa"][index])
+    )
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: 100 + index)
+    assert [(each.name, each.device, each.allocated_bytes) for each in Cards({}).read()] == [
+        ("Card 2", "cuda:0", 100),
+        ("Card 0", "cuda:1", 101),
+    ]
+
+
+def test_a_card_that_is_lost_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", driver(GIB, None, 3 * GIB))
+    assert [each.device for each in Cards({}).read()] == ["cuda:0", "cuda:2"]
+
+
+@pytest.mark.parametrize("found", [driver(installed=False), driver()])
+def test_without_a_driver_or_a_card_nothing_is_asked_again(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", found)
+    cards = Cards({})
+    assert [cards.read(), cards.read()] == [[], []]
+    assert found.asked == ["init"]
+
+
+def test_without_the_library_there_are_no_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
+    assert Cards({}).read() == []
+
+
+@pytest.mark.parametrize(
+    ("listed", "places"),
+    [
+        ("1", [1]),
+        ("2,0", [2, 0]),
+        (" 1 , 0 ", [1, 0]),
+        ("GPU-22cc,GPU-11a", [2, 0]),
+        ("GPU-11", []),  # two begin so
+        ("0,7,1", [0]),  # what stands behind a number that is none does not count
+        ("-1", []),
+        ("", []),
+        ("0,0", []),
+        ("MIG-5,1", ["MIG-5", 1]),
+    ],
+)
+def test_cuda_visible_devices_is_read_as_cuda_reads_it(listed: str, places: list[int | str]) -> None:
+    assert visible(listed, UUIDS) == places
+
+
+def test_only_visible_cards_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", driver(0, GIB, 2 * GIB))
+    found = Cards({"CUDA_VISIBLE_DEVICES": "GPU-22cc,1,MIG-gone"}).read()
+    assert [(each.device, each.name) for each in found] == [("cuda:0", "Card 2"), ("cuda:1", "Card 1")]
+
+
+# -------------------------------------------------------------------------------------------------------------- /system
+
+
+def test_system_is_answered_as_described(url: str) -> None:
+    soon(lambda: bool(httpx.get(f"{url}/system").json()["devices"]))
+    said = httpx.get(f"{url}/system").json()
+    assert SystemAnswer.model_validate(said, extra="forbid").model_dump() == said
+    assert said["state"] == {"status": "ready", "stage": "", "done": 1.0, "seconds_left": 0.0, "reason": ""}
+    assert (said["cache"], said["pages"]) == (None, None)  # echo has none
+    ours = next(each for each in said["devices"] if each["ours"])
+    assert (ours["device"], ours["used_bytes"]) == ("cpu", said["memory_bytes"]["process"])
+    assert said["history"][-1]["used_bytes"] == ours["used_bytes"]
+
+
+def test_versions_are_those_that_are_installed(url: str) -> None:
+    said = httpx.get(f"{url}/system").json()["versions"]
+    names = {"torch", "gradio", "openvino", "onnxruntime"}
+    assert {name: said[name] for name in names} == {name: version(name) for name in names}
+    assert said.keys() == names | {"yiwen", "python", "cuda"}
+
+
+def test_while_the_model_loads_the_devices_are_there_and_the_model_is_not(serve: Serve) -> None:
+    go_on = threading.Event()
+
+    def load(_: Any) -> Backend:
+        go_on.wait(30)
+        return EchoBackend()
+
+    url = serve(LateBackend(load), tested=False)
+    soon(lambda: bool(httpx.get(f"{url}/system").json()["devices"]))
+    said = httpx.get(f"{url}/system").json()
+    assert (said["model"], said["plan"], said["cache"]) == (None, None, None)
+    assert said["state"]["status"] == "loading"
+    assert said["devices"][0]["used_bytes"] > 1_000_000
+    go_on.set()
+    soon(lambda: httpx.get(f"{url}/system").json()["model"] is not None)
+
+
+def test_a_request_measures_nothing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "SAMPLE_SECONDS", 3600.0)  # there is the first sample only
+
+    class Counted(EchoBackend):
+        measured = 0
+
+        def memory(self) -> dict[str, int]:
+            self.measured += 1
+            return {}
+
+    backend = Counted()
+    url = serve(backend)
+    soon(lambda: bool(httpx.get(f"{url}/system").json()["devices"]))
+    before = backend.measured
+    for _ in range(20):
+        httpx.get(f"{url}/system")
+    assert backend.measured == before
+
+
+def test_the_share_of_prompts_found_in_the_cache_is_told(
+    serve: Serve, embedded: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "SAMPLE_SECONDS", 0.05)
+    text = "The ferry to the island leaves at nine in the morning and comes back before the sun goes down. " * 2
+    said: dict[str, Any] = {}
+    url = serve(embedded)
+
+    def sampled() -> bool:
+        said.update(httpx.get(f"{url}/system").json())
+        return bool(said["cache"] and said["cache"]["hit_rate"])
+
+    for _ in range(2):
+        httpx.post(f"{url}/translate", json={"text": text, "source_lang": "en", "target_lang": "fr"})
+    soon(sampled)
+    assert 0 < said["cache"]["hit_rate"] < 1
+    assert said["cache"]["pages_free"] == said["pages"]["free"] > 0
+    ours: dict[str, Any] = next(each for each in said["devices"] if each["ours"])
+    assert ours["parts"]["weights"] == said["memory_bytes"]["weights"] > 0
+    assert SystemAnswer.model_validate(said, extra="forbid")
+
+
+def test_a_hit_rate_is_not_told_where_nothing_was_asked_or_nothing_is_shared() -> None:
+    assert Metrics(lambda: {"pages_used": 1, "pages_free": 1}).held().hit_rate is None
+    assert Metrics(lambda: {"prompt_tokens": 0, "shared_tokens": 0}).held().hit_rate is None
+    assert Metrics(lambda: {"prompt_tokens": 400, "shared_tokens": 100}).held().hit_rate == 0.25
+
+
+def test_a_device_has_all_that_the_page_reads() -> None:
+    assert set(Device.__dataclass_fields__) == set(
+        SystemAnswer.model_json_schema()["$defs"]["DeviceAnswer"]["required"]
+    )
