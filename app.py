@@ -99,7 +99,7 @@ def _serve(config: Config, listener: socket.socket) -> None:
     app = create_app(
         translator, scheduler, metrics, backend.close, documents, glossaries, config.max_upload_mb, backend
     )
-    mount(app, translator, config, metrics)
+    mount(app, translator, config)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -41,6 +41,7 @@ class Serve:
         root_path: str = "",
         tested: bool = True,
         data_dir: Path | None = None,
+        port: int = 0,
     ) -> str:
         """`page` mounts the studio at `/`; `tested` waits for the self-test, so that the backend is at rest. A
         `LateBackend` is loaded once the server is up."""
@@ -55,8 +56,8 @@ class Serve:
             translator, scheduler, metrics, backend.close, documents, glossaries, config.max_upload_mb, late
         )
         if page:
-            app = asyncio.run(_with_page(app, translator, config, metrics))
-        listener = socket.create_server(("127.0.0.1", 0))
+            app = asyncio.run(_with_page(app, translator, config))
+        listener = socket.create_server(("127.0.0.1", port))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as app.py's has it: else 40 ms an answer
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = uvicorn.Server(
@@ -114,8 +115,8 @@ def soon(fact: Callable[[], bool], seconds: float = 9.0) -> None:
         time.sleep(0.002)
 
 
-async def _with_page(app: FastAPI, translator: Translator, config: Config, metrics: Metrics) -> FastAPI:
+async def _with_page(app: FastAPI, translator: Translator, config: Config) -> FastAPI:
     """In a loop, since Gradio makes one for itself where it finds none, and never closes it."""
     from ui.blocks import mount
 
-    return mount(app, translator, config, metrics)
+    return mount(app, translator, config)

@@ -132,7 +132,7 @@ def test_segments_come_page_by_page_and_by_their_words(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [{"from": "-1"}, {"from": "x"}, {"count": "0"}, {"count": "501"}, {"only": "edited"}, {"q": "a" * 1001}]
+    "asked", [{"from": "-1"}, {"from": "x"}, {"count": "0"}, {"count": "501"}, {"only": "done"}, {"q": "a" * 1001}]
 )
 def test_a_page_that_cannot_be_is_refused_in_a_sentence(url: str, asked: dict[str, str]) -> None:
     answer = httpx.get(f"{url}/documents/{done(url, 'a.txt', TEXT)}/segments", params=asked)
@@ -198,6 +198,7 @@ def test_what_is_edited_stands_in_the_result_at_once(url: str) -> None:
     assert answer.status_code == 200, answer.text
     assert answer.json() == listed(url, document_id)[0]
     assert (answer.json()["edited"], answer.json()["text"]) == (True, "Large de <s2></s2> est <s1>la rivière</s1>.")
+    assert listed(url, document_id, only="edited") == [answer.json()]
     assert '<p>Large de <img src="b.png"> est <b>la rivière</b>.</p>'.encode() in result(url, document_id)
     assert status_of(url, document_id)["edited"] == 1
     edit(url, document_id, 0, "Once <s1>more</s1> & <s2></s2>.")

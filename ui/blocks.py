@@ -1,92 +1,141 @@
-"""The page: header, the text tab, the memory line and the footer; and how it is hung into the server."""
+"""The page: header, languages, the four tabs and the footer; and how it is hung into the server."""
 
 import json
 from pathlib import Path
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
+from starlette.datastructures import MutableHeaders
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.config import Config
 from engine.languages import LANGUAGES
-from engine.metrics import Metrics
 from engine.translator import Translator
-from engine.types import ModelInfo
-from ui.i18n import CHINESE_LOCALES, I18N, PAGE
-from ui.meter import meter
+from ui.document_tab import document_tab
+from ui.examples import EXAMPLES
+from ui.i18n import I18N, PAGE
+from ui.system_tab import system_tab
+from ui.template import template
+from ui.terms_tab import terms_tab
 from ui.text_tab import text_tab
 from ui.theme import theme
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("stream.js", "files.js", "documents.js", "glossaries.js", "page.js")
+PATH = "/studio"  # where the browser finds our scripts
+SHEETS = ("page.css", "terms.css", "documents.css", "system.css")
 
-# gr.HTML runs ${…} in a template, even in what it has just filled in: only constants may stand in one.
-_HEADER = """
-<header class="yw-header">
-  <span class="yw-seal" lang="zh" aria-hidden="true">译</span>
-  <h1><span lang="zh">译文</span> Yiwen</h1>
-  <p data-say="tagline"></p>
-</header>
+# Gradio, and our page with it, speaks the language that the browser says it prefers: that is the one chosen here.
+_LANGUAGE = """
+let chosen = navigator.language;
+try { chosen = localStorage.getItem("yiwen-language") ?? chosen; } catch {}
+Object.defineProperty(navigator, "language", { value: /^"?zh/.test(chosen) ? "zh-CN" : "en" });
 """
-_FOOTER = """
-<footer class="yw-footer">
-  <span><span data-say="model"></span>: <span id="yw-model"></span></span>
-  <span><span data-say="licence"></span>: <span id="yw-licence"></span></span>
-  <span data-say="private"></span>
-</footer>
-"""
+_BOOT = f"() => import(new URL('{PATH[1:]}/page.js', document.baseURI)).then((page) => page.boot())"
 
 
-def build(translator: Translator, metrics: Metrics) -> gr.Blocks:
+def build(translator: Translator) -> gr.Blocks:
     page = gr.Blocks(title="译文 Yiwen", analytics_enabled=False)  # or gradio asks other hosts about itself
     with page:
-        _html(_HEADER)
-        shown_first = list(text_tab(translator))
-        meter(metrics)
-        _html(_FOOTER)
-        page.load(None, shown_first, shown_first, js="(...values) => window.yiwen.boot(...values)")
+        template("header")
+        # no gr.Tabs, which brings a tab into the page when it is opened first: what is on one counts for the others
+        with _panel("text", "yw-open"):
+            text_tab(translator)
+        with _panel("terms"):
+            terms_tab()
+        with _panel("documents"):
+            document_tab()
+        with _panel("system"):
+            system_tab(translator)
+        template("footer")
+        page.load(None, js=_BOOT)
     return page
 
 
-def mount(app: FastAPI, translator: Translator, config: Config, metrics: Metrics) -> FastAPI:
+def mount(app: FastAPI, translator: Translator, config: Config) -> FastAPI:
     """Hang the page at `/`. Routes added to `app` after this are never reached."""
-    gr.mount_gradio_app(
+    app.mount(PATH, _Fresh(directory=STATIC))
+    gr.mount_gradio_app(  # the last route
         app,
-        build(translator, metrics),
+        build(translator),
         path="/",
         root_path=config.root_path or None,
         theme=theme(),
-        css_paths=[STATIC / "yiwen.css"],
-        head=_head(translator.info, config.max_text_tokens),
+        css_paths=[STATIC / sheet for sheet in SHEETS],
+        head=_head(config.max_text_tokens),
         i18n=I18N,
         footer_links=[],  # gradio's settings speak of recording screens and of launch()
-        max_file_size=1,  # gradio would keep for ever what anybody uploads, and our page uploads nothing
+        max_file_size=1,  # gradio would keep for ever what anybody uploads, and our page uploads nothing by it
         ssr_mode=False,
         run_history=False,
         enable_monitoring=False,
         mcp_server=False,
         pwa=False,
     )
+    mounted = app.routes[-1]
+    assert isinstance(mounted, Mount)
+    mounted.app = _LanguageFirst(mounted.app)
     return app
 
 
-def _html(template: str) -> None:
-    gr.HTML(html_template=template, js_on_load=None, apply_default_css=False)
+class _LanguageFirst:
+    """Puts a script before all of Gradio's, which runs what it has as `head` only after it has chosen its language."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) != "/":
+            return await self._app(scope, receive, send)
+        start: Message = {}
+        body = b""
+
+        async def changed(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                whole = body.replace(b"<head>", f"<head><script>{_LANGUAGE}</script>".encode(), 1)
+                headers = MutableHeaders(raw=start["headers"])
+                headers["Content-Length"] = str(len(whole))
+                await send(start)
+                await send({"type": "http.response.body", "body": whole})
+
+        await self._app(scope, receive, changed)
 
 
-def _head(model: ModelInfo, max_text_tokens: int) -> str:
-    """Our scripts, inline: the page then works below any path, and needs no route of its own."""
-    languages = [LANGUAGES[code] for code in model.languages]
+def _panel(name: str, *classes: str) -> gr.Column:
+    """What a tab of templates/header.html opens; static/page.js shows one at a time."""
+    return gr.Column(elem_id=f"yw-panel-{name}", elem_classes=["yw-panel", *classes])
+
+
+class _Fresh(StaticFiles):
+    """A browser asks each time whether a file is still the same: after an update no old script meets a new page."""
+
+    def file_response(self, *args: object, **kwargs: object) -> Response:
+        response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+def _head(max_text_tokens: int) -> str:
     data = {
         "text": PAGE,
-        "chineseLocales": CHINESE_LOCALES,
         "languages": {
-            language.code: {"english": language.english, "chinese": language.chinese, "direction": language.direction}
-            for language in languages
+            language.code: {
+                "english": language.english,
+                "chinese": language.chinese,
+                "own": language.own,
+                "direction": language.direction,
+                "aliases": language.aliases,
+            }
+            for language in LANGUAGES.values()
         },
         "maxTextTokens": max_text_tokens,
-        "model": model.name,
-        "licence": model.licence,
+        "examples": EXAMPLES,
     }
     as_script = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")  # a name cannot end the script
-    scripts = [f"window.YIWEN = {as_script};", *((STATIC / name).read_text("utf-8") for name in SCRIPTS)]
-    return "\n".join(f"<script>{script}</script>" for script in scripts)
+    return f"<script>window.YIWEN = {as_script};</script>"

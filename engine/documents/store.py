@@ -188,15 +188,15 @@ class Documents:
     # segments
 
     async def segments(
-        self, document_id: str, start: int, count: int, only_warned: bool = False, wanted: str = ""
+        self, document_id: str, start: int, count: int, only: str = "", wanted: str = ""
     ) -> tuple[int, list[Listed]]:
         """See `Workbench.listed`; none while the document has not been cut into segments."""
         bench = await self._looked_at(self.get(document_id))
         if bench is None:
             return 0, []
         if not wanted:
-            return bench.listed(start, count, only_warned)
-        return await asyncio.to_thread(bench.listed, start, count, only_warned, wanted)
+            return bench.listed(start, count, only)
+        return await asyncio.to_thread(bench.listed, start, count, only, wanted)
 
     async def edit(self, document_id: str, index: int, text: str) -> Listed:
         """The segment with a text by hand. Raises what is wrong with that, and the old one stays."""

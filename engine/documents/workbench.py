@@ -206,10 +206,11 @@ class Workbench:
     # -----------------------------------------------------------------------------------------------------------------
     # what is shown
 
-    def listed(self, start: int, count: int, only_warned: bool = False, wanted: str = "") -> tuple[int, list[Listed]]:
-        """How many segments have warnings, if asked, and hold the words `wanted`, with or without their marks; and
-        `count` of them from `start`."""
-        indices: Sequence[int] = sorted(self.warned) if only_warned else range(self.size)
+    def listed(self, start: int, count: int, only: str = "", wanted: str = "") -> tuple[int, list[Listed]]:
+        """How many segments hold the words `wanted`, with or without their marks, and `count` of them from `start`; of
+        those with warnings or those edited where `only` says "warnings" or "edited"."""
+        chosen = {"warnings": self.warned, "edited": self.edited}.get(only)
+        indices: Sequence[int] = range(self.size) if chosen is None else sorted(chosen)
         if wanted := wanted.casefold():
             indices = [index for index in indices if self._holds(index, wanted)]
         return len(indices), [self.segment(index) for index in indices[start : start + count]]

@@ -23,6 +23,7 @@ from engine.termbase.store import Glossaries
 from engine.types import new_id
 
 PATH = "/documents"
+ONLY = ("warnings", "edited")  # segments to be listed alone
 ONE = f"{PATH}/{{document_id}}"
 SEGMENTS = f"{ONE}/segments"
 MAX_FORM_FIELDS = 20
@@ -66,7 +67,11 @@ _PAGE = {
             {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": USUALLY_LISTED},
             "how many at the most",
         ),
-        _asked("only", {"type": "string", "enum": ["", "warnings"], "default": ""}, "warnings: those that have some"),
+        _asked(
+            "only",
+            {"type": "string", "enum": ["", *ONLY], "default": ""},
+            "those that have warnings, or were edited by hand",
+        ),
         _asked("q", {"type": "string", "maxLength": MAX_WORDS, "default": ""}, "words in the source or the text"),
     ]
 }
@@ -168,11 +173,11 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
         asked = request.query_params
         start = _whole_number("from", asked.get("from", "0"), 0, 10**9)
         count = _whole_number("count", asked.get("count", str(USUALLY_LISTED)), 1, MOST_LISTED)
-        if (only := asked.get("only", "")) not in ("", "warnings"):
-            raise InvalidRequest("only must be warnings, or left out.")
+        if (only := asked.get("only", "")) not in ("", *ONLY):
+            raise InvalidRequest("only must be warnings or edited, or left out.")
         if len(wanted := asked.get("q", "")) > MAX_WORDS:
             raise InvalidRequest(f"q must be a string of at most {MAX_WORDS:,} characters; it has {len(wanted):,}.")
-        total, found = await store.segments(document_id, start, count, only == "warnings", wanted)
+        total, found = await store.segments(document_id, start, count, only, wanted)
         return _json({"total": total, "segments": [_segment(one) for one in found]})
 
     @api.patch(

@@ -1,153 +1,253 @@
-// Files in, translated files out: sends them to /documents and shows how far each is. Knows nothing of the texts.
-//
-// A document's number stays in the browser, so that a page opened again shows what is under way and what is done.
+// Documents: files in, how far each is, their segments read and mended, files out. Knows nothing of what is in a file.
+// Their ids stay in the browser, so that a page opened again shows what is under way and what is done.
 
-window.yiwenDocuments = (root, { say, element }) => {
-  const POLL_MS = 1000;
-  const POLL_HIDDEN_MS = 10000; // while nobody looks at the page
-  const REMEMBERED = "yiwen-documents";
+import * as base from "./base.js";
+import { asked, at, kept, languageName, languages, say, sayCount, told, url } from "./base.js";
+import { onChoice } from "./pickers.js";
+import { ready } from "./system.js";
+import { table } from "./table.js";
+import * as terms from "./terms.js";
+import * as text from "./text.js";
 
-  const rows = new Map(); // document's id → what shows it
-  const list = element("ul", "yw-documents");
-  const hint = element("span", "", say("document_hint"));
-  const { useZone, asked, button } = window.yiwenFiles(say, element);
-  let chosen = null; // the file that waits for its button
-  let picker = null;
+const [PAGE, REST_MS, HEIGHT, PHONE_HEIGHT] = [200, 120, 96, 264]; // segments asked for at once; pixels of one
+const lanes = Array(3).fill(Promise.resolve()); // so many files are sent side by side
+const entries = new Set(); // of each document its row, its file if that was chosen here, and all that the server says
+const places = new Map(); // a place in the table → the segment there, where it is known
+let [open, rows, total] = [null, null, -1]; // whose segments are shown, their table, how many the filter leaves
+let [sent, rest] = [0, 0];
 
-  const address = (id, rest = "") => new URL(`documents/${id}${rest}`, root);
-  const ended = ({ status }) => status === "done" || status === "error";
+const remember = (change) => base.keep("documents", change(kept("documents", []))); // other tabs write there too
+const underWay = ({ id, status }) => id && status !== "done" && status !== "error";
+const copy = (name) => at(name).content.firstElementChild.cloneNode(true);
+const number = (count) => count.toLocaleString();
+const dotted = (facts) => facts.filter(Boolean).join(" · ");
+const messages = (warnings) => warnings.map(({ message }) => told(message)).join("\n");
 
-  function remembered() {
-    try {
-      const ids = JSON.parse(localStorage.getItem(REMEMBERED));
-      return Array.isArray(ids) ? ids : [];
-    } catch {
-      return []; // a browser that keeps nothing
-    }
-  }
+function add(entry) {
+  entry.row = copy("yw-doc");
+  entry.row.onclick = ({ target }) => acts[target.dataset.act]?.(entry);
+  at("yw-docs").prepend(entry.row);
+  entries.add(entry);
+  return paint(entry);
+}
 
-  // Reads before it writes: another tab may have sent documents of its own.
-  function remember(change) {
-    try {
-      localStorage.setItem(REMEMBERED, JSON.stringify(change(remembered())));
-    } catch {
-      // then it is forgotten with the page
-    }
-  }
+function paint(entry, said) {
+  if (said) Object.assign(entry, said.trouble ? { trouble: said.trouble } : { trouble: "", error: "", ...said });
+  const { id, row, name, status, size_bytes: bytes, target_lang: lang, error } = entry;
+  const { segments_done: value, segments_total: max, tokens_per_second: rate, seconds_left: left } = entry;
+  const [trouble, warnings] = [entry.trouble || (error && told(error)), entry.warnings ?? []];
+  const partly = status === "done" && warnings.some(({ code }) => code === "source_kept" || code === "empty");
+  const state = partly ? "partly" : trouble && !id ? "failed" : status;
+  const facts = [bytes && base.size(bytes), lang && languageName(lang)];
+  facts.push(max && say("doc_segments", { done: number(value), total: number(max) }));
+  for (const key of ["segments_warned", "edited"]) facts.push(entry[key] && say(key, { count: number(entry[key]) }));
+  facts.push(rate && say("rate", { rate: Math.round(rate) }), left && say("doc_left", { time: base.duration(left) }));
+  const own = messages(warnings.filter(({ segment }) => segment === null));
+  base.fill(row, { name, kind: entry.kind, state: trouble || say(`doc_${state}`), facts: dotted(facts), own });
+  row.classList.toggle("yw-doc-bad", Boolean(trouble));
+  for (const one of row.querySelectorAll("[data-in]")) one.hidden = !one.dataset.in.includes(state);
+  const [link, bar, zipped] = row.querySelectorAll("progress, a, input");
+  Object.assign(bar, { ariaLabel: name, ...(max && { max, value }) });
+  Object.assign(link, { href: url(`documents/${id}/result`), download: entry.result_name });
+  Object.assign(zipped, { value: id, disabled: status !== "done" });
+  row.querySelector("[aria-expanded]").ariaExpanded = String(entry === open);
+  return entry;
+}
 
-  function choose(file, from = null) {
-    chosen = file;
-    picker = from;
-    hint.textContent = chosen ? chosen.name : say("document_hint");
-  }
+function drop(entry) {
+  clearTimeout(entry.poll);
+  if (entry === open) acts.open(entry);
+  entry.row.remove();
+  entries.delete(entry);
+  remember((ids) => ids.filter((id) => id !== entry.id));
+}
 
-  function made(name) {
-    const row = element("li", "yw-doc");
-    const title = element("b", "", name);
-    const bar = element("progress", "");
-    const said = element("span", "yw-doc-said");
-    bar.setAttribute("aria-label", name);
-    said.setAttribute("role", "status");
-    const actions = element("span", "yw-doc-actions");
-    row.append(title, bar, said, actions);
-    list.prepend(row);
-    return { row, title, bar, said, actions, shown: "" };
-  }
-
-  function refused(view, sentence) {
-    view.row.classList.add("yw-failed");
-    view.bar.hidden = true;
-    view.said.textContent = sentence;
-    view.actions.replaceChildren(button("remove", () => view.row.remove()));
-  }
-
-  function doubts(warnings) {
-    const summary = element("summary", "", say("document_warnings", { count: warnings.length }));
-    const sentences = warnings.map(({ message }) => element("li", "yw-warning", message));
-    return element("details", "yw-doc-doubts", summary, element("ul", "", ...sentences));
-  }
-
-  function show(view, id, document) {
-    const { status, segments_done: done, segments_total: total } = document;
-    view.title.textContent = document.name;
-    view.bar.hidden = ended(document);
-    if (total) [view.bar.max, view.bar.value] = [total, done];
-    view.row.classList.toggle("yw-failed", status === "error");
-    if (status === "error") view.said.textContent = document.error;
-    else if (status === "done") view.said.textContent = say("document_done", { segments: total });
-    else view.said.textContent = total ? say("document_progress", { done, total }) : say("document_queued");
-    if (view.shown === status) return; // or a poll would take the focus off a button
-    view.shown = status;
-    view.actions.replaceChildren(button(ended(document) ? "remove" : "cancel", () => drop(id, view)));
-    if (status !== "done") return;
-    const link = element("a", "yw-doc-get", say("download"));
-    link.href = address(id, "/result");
-    link.download = document.result_name;
-    view.actions.prepend(link);
-    if (document.warnings.length) view.row.append(doubts(document.warnings));
-  }
-
-  async function follow(id, view) {
-    const document = await asked(address(id));
-    if (rows.get(id) !== view) return;
-    if (document.missing) return forget(id, view);
-    if (document.trouble) view.said.textContent = document.trouble;
-    else show(view, id, document);
-    if (document.trouble || !ended(document)) {
-      setTimeout(follow, window.document.hidden ? POLL_HIDDEN_MS : POLL_MS, id, view);
-    }
-  }
-
-  function forget(id, view) {
-    view.row.remove();
-    rows.delete(id);
-    remember((ids) => ids.filter((one) => one !== id));
-  }
-
-  async function drop(id, view) {
-    const { trouble } = await asked(address(id), { method: "DELETE" });
-    if (trouble) view.said.textContent = trouble;
-    else forget(id, view);
-  }
-
-  // The server's answer; nothing where no file was chosen.
-  async function start(fields) {
-    if (!chosen) return void (hint.textContent = say("document_missing"));
-    const form = new FormData();
-    form.append("file", chosen);
-    for (const [name, value] of Object.entries(fields)) form.append(name, value);
-    const view = made(chosen.name);
-    const sending = new AbortController();
-    view.said.textContent = say("document_sending");
-    view.actions.replaceChildren(button("cancel", () => (view.row.remove(), sending.abort())));
-    if (picker) picker.value = "";
-    choose(null);
-    const answer = await asked(new URL("documents", root), { method: "POST", body: form, signal: sending.signal });
-    if (answer.id) {
-      rows.set(answer.id, view);
-      remember((ids) => [...ids, answer.id]);
-      show(view, answer.id, answer);
-      follow(answer.id, view);
-    } else refused(view, answer.trouble ?? answer.missing ?? say("unreachable"));
-    return answer;
-  }
-
-  // Whether there is any.
-  function resume() {
-    const ids = remembered();
-    for (const id of ids) {
-      const view = made("…");
-      view.said.textContent = say("document_queued");
-      rows.set(id, view);
-      follow(id, view);
-    }
-    return ids.length > 0;
-  }
-
-  return {
-    useZone: (zone, kinds) => useZone(zone, { id: "yw-file", kinds, hint, choose }),
-    useList: (place) => place.append(list),
-    start,
-    resume,
-  };
+const acts = {
+  again(entry) {
+    const { text: _, format, ...fields } = { ...text.fields(), file: entry.file };
+    entry.form = new FormData();
+    const form = (value) => (Array.isArray(value) ? JSON.stringify(value) : value);
+    for (const [name, value] of Object.entries(fields)) entry.form.append(name, form(value));
+    paint(entry, { status: "waiting", target_lang: fields.target_lang });
+    const lane = ++sent % lanes.length;
+    lanes[lane] = lanes[lane].then(() => send(entry));
+  },
+  retry: (entry) => ask(entry, "/retry", "POST"),
+  async remove(entry) {
+    entry.stop?.abort();
+    drop(entry);
+    const { trouble, status } = entry.id ? await asked(`documents/${entry.id}`, { method: "DELETE" }) : {};
+    if (!trouble || status === 404) return;
+    remember((ids) => [...ids, entry.id]);
+    paint(add(entry), { trouble });
+  },
+  open(entry) {
+    const shut = open;
+    [open, total] = [entry === shut ? null : entry, -1];
+    for (const one of [shut, open]) if (one) paint(one);
+    at("yw-segs").hidden = !open;
+    if (!open) return;
+    open.segments ??= new Map(); // by index, and what the reader wrote with them
+    at("yw-seg-title").textContent = open.name;
+    at("yw-seg-only").value = at("yw-seg-find").value = "";
+    const heads = ["seg_number", "seg_source", "seg_result", "seg_notes"].map((key) => say(key));
+    const height = window.innerWidth > 640 ? HEIGHT : PHONE_HEIGHT;
+    rows = table(at("yw-seg-table"), { label: open.name, heads, height, row: (place) => segmentRow(entry, place) });
+    look(true);
+    at("yw-segs").focus();
+  },
 };
+
+async function send(entry) {
+  await ready();
+  if (!entries.has(entry)) return;
+  const { signal } = paint(entry, { status: "sending", stop: new AbortController() }).stop;
+  const answer = await asked("documents", { method: "POST", body: entry.form, signal }).catch(() => ({}));
+  if (!entries.has(entry)) return;
+  paint(entry, answer);
+  if (answer.trouble) return terms.forget(answer.code);
+  remember((ids) => [...ids, answer.id]);
+  ask(entry);
+}
+
+// Asks the server about a document or to do something to it, and again while it is under way.
+async function ask(entry, path = "", method = "GET") {
+  const changes = underWay(entry);
+  const answer = await asked(`documents/${entry.id}${path}`, { method });
+  if (!entries.has(entry)) return answer;
+  if (answer.status === 404) at("yw-doc-note").textContent = dotted([entry.name, answer.trouble]);
+  if (answer.status === 404) drop(entry);
+  else paint(entry, answer);
+  if (changes && entry === open) look(true);
+  clearTimeout(entry.poll);
+  const many = [...entries].filter(underWay).length; // who together ask ten times a second at the most
+  if (underWay(entry)) entry.poll = setTimeout(ask, document.hidden ? 10_000 : 900 + 100 * many, entry);
+  return answer;
+}
+
+function resume() {
+  const ids = kept("documents", []);
+  for (const entry of entries) if (entry.id && !ids.includes(entry.id)) drop(entry);
+  const here = [...entries].map(({ id }) => id);
+  for (const id of ids) if (!here.includes(id)) ask(add({ id, status: "queued" }));
+}
+
+function plan() {
+  const { source_lang: from, target_lang: to, context } = text.fields();
+  const pair = `${from ? languageName(from) : say("detect_language")} → ${languageName(to)}`;
+  const used = dotted([pair, context && say("doc_context"), at("yw-uses").textContent]);
+  at("yw-doc-plan").textContent = say("doc_plan", { used });
+}
+
+// ── the segments of one ──
+
+const filter = () => `only=${at("yw-seg-only").value}&q=${encodeURIComponent(at("yw-seg-find").value)}`;
+const shown = () => [...at("yw-seg-table").querySelectorAll("tr[aria-rowindex]")];
+const unknown = () => shown().find(({ place }) => !places.has(place));
+
+// Asks for what is in sight and not known, after a rest, since a scroll passes many rows.
+function look(anew) {
+  if (anew) places.clear();
+  clearTimeout(rest);
+  rest = setTimeout(load, REST_MS);
+}
+
+async function load() {
+  if (!open) return;
+  const [entry, filtered, first] = [open, filter(), unknown()?.place ?? 0];
+  const from = first - (first % PAGE);
+  const answer = await asked(`documents/${entry.id}/segments?from=${from}&count=${PAGE}&${filtered}`);
+  if (entry !== open || filtered !== filter()) return;
+  at("yw-seg-count").textContent = answer.trouble ?? sayCount("seg_count", answer.total);
+  const { segments = [], total: all = total } = answer;
+  for (const [index, said] of segments.entries()) {
+    const segment = Object.assign(open.segments.get(said.index) ?? {}, said);
+    open.segments.set(said.index, segment);
+    places.set(from + index, segment);
+  }
+  if (all !== total) rows.show(all);
+  total = all;
+  shown().forEach(fill);
+  if (segments.length && unknown()) look(false);
+}
+
+function segmentRow(entry, place) {
+  const tr = Object.assign(copy("yw-seg"), { entry, place });
+  const [source, result, again] = tr.querySelectorAll("div, textarea, button");
+  const speak = (one, code) => Object.assign(one, { lang: code ?? "", dir: languages[code]?.direction ?? "auto" });
+  speak(source, entry.detected_source_lang);
+  speak(result, entry.target_lang);
+  again.onclick = () => change(tr, "seg_retrying", "/retry", { method: "POST" });
+  result.oninput = () => fill(tr, Object.assign(tr.segment, { draft: result.value, trouble: "" }));
+  result.onblur = () => {
+    const { draft = null, text: before } = tr.segment ?? {};
+    if (draft !== null && draft !== before) change(tr, "seg_saving", "", { method: "PATCH", json: { text: draft } });
+  };
+  result.onkeydown = (event) => {
+    const by = event.ctrlKey && { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    if (!by && (event.key !== "Enter" || event.isComposing)) return;
+    const near = by && (shown().find((one) => one.place === place + by) ?? rows.reveal(place + by));
+    if (near) near.querySelector("textarea").focus();
+    else result.onblur(); // Enter: a segment is one line
+    event.preventDefault();
+    event.stopPropagation();
+  };
+  fill(tr);
+  if (!places.has(place)) look(false);
+  return tr;
+}
+
+function fill(tr) {
+  const known = places.get(tr.place);
+  if (known && !tr.contains(document.activeElement)) tr.segment = known; // else it stays the one that is written in
+  tr.segment ??= known;
+  if (!tr.segment) return;
+  const { index, source, text, edited, warnings, draft = text ?? "", doing, trouble, marks = {} } = tr.segment;
+  const changed = draft !== (text ?? "") && "seg_unsaved";
+  const key = doing || changed || (text === null && "seg_pending") || (edited && "seg_by_hand");
+  base.fill(tr, { number: index + 1, source, notes: messages(warnings), state: trouble || (key ? say(key) : "") });
+  const [words, result, again] = tr.querySelectorAll("div, textarea, button");
+  words.title = Object.entries(marks).flat().join(" ");
+  tr.classList.toggle("yw-seg-bad", Boolean(trouble));
+  again.hidden = result.readOnly = text === null;
+  result.ariaLabel = say("seg_result_of", { number: index + 1 });
+  if (result.value !== draft) result.value = draft;
+}
+
+// What the server makes of it takes the place of what was written; where it refuses, that stays.
+async function change({ entry, segment }, doing, path, options) {
+  const { draft } = Object.assign(segment, { doing, trouble: "" });
+  shown().forEach(fill);
+  const answer = await asked(`documents/${entry.id}/segments/${segment.index}${path}`, options);
+  Object.assign(segment, answer.trouble ? { trouble: answer.trouble } : answer, { doing: "" });
+  if (!answer.trouble && segment.draft === draft) segment.draft = undefined;
+  shown().forEach(fill);
+  ask(entry);
+}
+
+export function begin() {
+  for (const name of ["yw-doc", "yw-seg"]) base.dress(at(name).content);
+  base.dropZone(at("yw-doc-drop"), (files) => {
+    for (const file of files) {
+      const { name, size } = file;
+      acts.again(add({ file, name, size_bytes: size, kind: name.split(".").at(-1), status: "waiting" }));
+    }
+  });
+  at("yw-doc-clear").onclick = () => {
+    if (confirm(say("doc_sure"))) [...entries].filter(({ status }) => status === "done").forEach(acts.remove);
+  };
+  at("yw-seg-close").onclick = () => {
+    const opener = open.row.querySelector("[aria-expanded]");
+    acts.open(open);
+    opener.focus();
+  };
+  at("yw-seg-only").onchange = at("yw-seg-find").oninput = () => look(true);
+  for (const kind of ["click", "input", "change"]) document.addEventListener(kind, plan);
+  document.addEventListener("visibilitychange", () => {
+    for (const entry of entries) if (underWay(entry)) ask(entry);
+  });
+  window.addEventListener("storage", ({ key }) => key === "yiwen-documents" && resume());
+  onChoice(plan);
+  resume();
+  plan();
+}

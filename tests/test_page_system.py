@@ -1,0 +1,357 @@
+"""The meter, the loading bar and the System tab: what they say of a server, in words, and how rarely they ask it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+
+from engine.backends.echo import EchoBackend
+from tests.conftest import Serve, soon
+from tests.test_page import Studio, a_browser, a_studio
+
+GB = 10**9
+PARTS = {"weights": 5.4, "kv_used": 1.9, "kv_free": 6.3, "workspace": 1.1, "other": 1.2, "free": 8.1}
+FULL = PARTS | {"other": 8.3, "free": 1.0}
+TENCENT = "Tencent HY Community License: not granted in the EU, the UK and South Korea; not affiliated with Tencent"
+LOADING = {"status": "loading", "stage": "weights", "done": 0.42, "seconds_left": 12.4, "reason": "Still loading: 42%."}
+FAILED = LOADING | {"status": "failed", "seconds_left": None, "reason": "The weights do not fit; use a smaller model."}
+HIDE = "hidden => { Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden }); "
+HIDE += "document.dispatchEvent(new Event('visibilitychange')); }"
+READY = "() => { import('./studio/system.js').then(({ ready }) => ready()).then(() => (window.isReady = true)); }"
+CHANGES = (
+    "() => { window.said = []; new MutationObserver(() => said.push(document.querySelector('.yw-alarm').textContent))"
+)
+CHANGES += ".observe(document.querySelector('.yw-alarm'), { childList: true, subtree: true, characterData: true }) }"
+
+Answer = dict[str, Any]
+
+pytestmark = [
+    pytest.mark.timeout(60, func_only=True),
+    # of gradio, which adds up its queue with pandas
+    pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
+]
+
+
+def card(parts: dict[str, float] = PARTS, *, number: int = 0, ours: bool = True, limit: int | None = None) -> Answer:
+    sizes = {part: int(size * GB) for part, size in parts.items()}
+    total, free = sum(sizes.values()), sizes["free"]
+    return {
+        "device": f"cuda:{number}",
+        "name": "NVIDIA L4",
+        "total_bytes": total,
+        "used_bytes": total - free,
+        "limit_bytes": limit,
+        "ours": ours,
+        "full": free < 0.1 * total,
+        "parts": sizes,
+    }
+
+
+def system(*cards: Answer, state: Answer | None = None, model: str = "HY-MT1.5-7B") -> Answer:
+    """An answer of /system: of a card at work, or of a model that is not there yet."""
+    about = {
+        "name": model,
+        "family": "hy-mt1.5",
+        "precision": "gptq-int4",
+        "device": "cuda:0",
+        "kernel": "W4A16",
+        "languages": ["en", "zh", "ja"],
+        "max_context_tokens": 8192,
+        "segment_tokens": 512,
+        "licence": TENCENT,
+    }
+    ready = {"status": "ready", "stage": "", "done": 1.0, "seconds_left": 0.0, "reason": ""}
+    latency = {"count": 9, "median_seconds": 0.182, "p95_seconds": 1.42}
+    return {
+        "state": state or ready,
+        "model": None if state else about,
+        "plan": None if state else {"reason": "It fits.", "bytes": {"weights": 5.5 * GB, "kv": 8.2 * GB}},
+        "devices": cards or [card()],
+        "history": [{"ago": 58.0 - 2 * n, "used_bytes": 8 * GB, "tokens_per_second": 20.0 * n} for n in range(30)],
+        "cache": {"hit_rate": 0.3124, "pages_used": 1200, "pages_free": 3900, "preempted": 2},
+        "scheduler": {"slots": 64, "in_use": 37, "waiting_segments": 12, "requests": 9, "max_requests": 256},
+        "traffic": {
+            "finished": 1210,
+            "cancelled": 9,
+            "errors": {"text_too_long": 3, "overloaded": 1},
+            "input_tokens": 812_345,
+            "output_tokens": 798_765,
+            "tokens_per_second": 612.4,
+            "first_text": latency,
+            "whole": latency,
+        },
+        "memory_bytes": {"process": 2 * GB, "weights": 5.4 * GB, "kv_total": 8.2 * GB, "workspace": None},
+        "versions": {"yiwen": "1", "python": "3.11.9", "torch": "2.13.0", "cuda": None},
+    }
+
+
+@pytest.fixture(scope="module")
+def backend() -> EchoBackend:
+    return EchoBackend(0.02, slots=2)
+
+
+@pytest.fixture(scope="module")
+def address(serve: Serve, backend: EchoBackend) -> str:
+    return serve(backend, page=True, slots=2)  # a benchmark of one and of two streams
+
+
+@pytest.fixture(scope="module")
+def chromium(address: str) -> Iterator[Browser]:
+    with a_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def desk(chromium: Browser) -> Iterator[BrowserContext]:
+    with chromium.new_context(viewport={"width": 1440, "height": 900}, locale="en-US") as context:
+        yield context
+
+
+class Scripted:
+    """A page whose server answers /system with `answer`, or is out of reach while that is None."""
+
+    def __init__(self, studio: Studio, answer: Answer | None) -> None:
+        self.studio, self.page, self.answer, self.asked = studio, studio.page, answer, 0
+        self.page.route("**/system", self._fulfil)
+
+    def _fulfil(self, route: Route) -> None:
+        self.asked += 1
+        if self.answer is None:
+            route.abort()
+        else:
+            route.fulfill(json=self.answer)
+
+    def asked_again(self, times: int = 2) -> None:
+        before = self.asked
+        while self.asked < before + times:
+            self.page.wait_for_timeout(50)
+
+
+@contextmanager
+def scripted(context: BrowserContext, address: str, answer: Answer) -> Iterator[Scripted]:
+    with a_studio(context, address) as studio:
+        page = Scripted(studio, answer)
+        studio.open()
+        yield page
+
+
+@pytest.fixture
+def studio(desk: BrowserContext, address: str) -> Iterator[Studio]:
+    with a_studio(desk, address) as studio:
+        studio.open()
+        yield studio
+
+
+def words(page: Page, place: str) -> str:
+    return " ".join(page.locator(place).inner_text().split())
+
+
+def look_at_the_tab(page: Page, name: str = "System") -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def test_the_meter_says_model_memory_speed_and_who_waits(desk: BrowserContext, address: str) -> None:
+    with scripted(desk, address, system()) as it:
+        meter = it.page.get_by_role("group", name="Machine and model")
+        expect(meter).to_contain_text("HY-MT1.5-7B")
+        said = words(it.page, "#yw-meter")
+        for figure in ("gptq-int4", "NVIDIA L4", "15.9 GB / 24.0 GB", "612 tok/s", "37 running", "12 waiting"):
+            assert figure in said
+        assert "cache hits 31%" in said
+        parts = [meter.locator(f".yw-bar [data-part=part_{part}]") for part in PARTS]
+        assert [part.get_attribute("title") for part in parts] == [
+            "Weights: 5.4 GB",
+            "KV cache, used: 1.9 GB",
+            "KV cache, reserved: 6.3 GB",
+            "Workspace: 1.1 GB",
+            "Other: 1.2 GB",
+            "Free: 8.1 GB",
+        ]
+        widths = [part.bounding_box()["width"] for part in parts]  # type: ignore[index]
+        assert widths == pytest.approx([120 * size / 24 for size in PARTS.values()], abs=1)
+        expect(meter.get_by_role("img", name="580 at most")).to_be_visible()
+        assert meter.bounding_box()["height"] < 30  # type: ignore[index]
+        expect(meter.locator(".yw-legend")).to_contain_text("Workspace")  # for who hears the page
+
+
+def test_the_tab_has_a_legend_of_each_card_and_what_was_planned_beside_what_is(
+    desk: BrowserContext, address: str
+) -> None:
+    cards = (
+        card(limit=20 * GB),
+        card({"weights": 0, "kv_used": 0, "kv_free": 0, "workspace": 0, "other": 2, "free": 22}),
+    )
+    cards[1].update(device="cuda:1", ours=False)
+    with scripted(desk, address, system(*cards)) as it:
+        look_at_the_tab(it.page)
+        devices = it.page.locator(".yw-system .yw-device")
+        expect(devices).to_have_count(2)
+        first, other = (" ".join(said.split()) for said in devices.all_inner_texts())
+        assert first.startswith("NVIDIA L4 cuda:0 15.9 GB / 24.0 GB Weights 5.4 GB KV cache, used 1.9 GB")
+        assert first.endswith("Limit (--max-vram-gb) 20.0 GB")
+        assert other.startswith("NVIDIA L4 cuda:1 2.0 GB / 24.0 GB")
+        assert "Limit" not in other
+        bar = devices.first.locator(".yw-bar").bounding_box()
+        tick = devices.first.locator(".yw-bar [data-part=part_limit]").bounding_box()
+        assert (tick["x"] - bar["x"]) / bar["width"] == pytest.approx(20 / 24, abs=0.01)  # type: ignore[index]
+        said = words(it.page, ".yw-system >> nth=0")
+        for fact in ("It fits.", "Weights 5.5 GB 5.4 GB", "Workspace – –", "Languages 3", "Requests finished 1,210"):
+            assert fact in said
+        for fact in ("text_too_long 3 · overloaded 1", "To the first text 0.18 s 1.42 s", "Pages free 3,900", "CUDA –"):
+            assert fact in said
+
+
+def test_a_licence_of_tencent_is_told_with_who_provides_the_service(desk: BrowserContext, address: str) -> None:
+    with scripted(desk, address, system()) as it:
+        provider = it.page.locator("#yw-provider")
+        expect(provider).to_contain_text(TENCENT)
+        expect(provider).to_contain_text(f"Provided by whoever runs {address.removeprefix('http://')}; Tencent is not")
+
+
+def test_a_full_card_is_told_once_in_words(desk: BrowserContext, address: str) -> None:
+    with scripted(desk, address, system()) as it:
+        alarm = it.page.locator("#yw-meter").get_by_role("status")
+        expect(alarm).to_be_hidden()
+        it.page.evaluate(CHANGES)
+        it.answer = system(card(FULL))
+        expect(alarm).to_have_text("NVIDIA L4: over 90% of its memory is in use.")
+        it.asked_again()
+        assert len(it.page.evaluate("window.said")) == 1
+
+
+def test_while_the_model_loads_its_stage_and_time_are_shown_and_the_page_can_be_used(
+    desk: BrowserContext, address: str
+) -> None:
+    with scripted(desk, address, system(state=LOADING)) as it:
+        bar = it.page.locator("#yw-loading")
+        expect(bar).to_contain_text("Loading the model: reading its weights")
+        assert words(it.page, "#yw-loading").endswith("42% · 13 s left")
+        expect(bar.get_by_role("progressbar", name="Loading the model")).to_have_js_property("value", 0.42)
+        it.studio.write("Meanwhile.")
+        assert it.studio.written() == "Meanwhile."
+        it.page.evaluate(READY)
+        it.asked_again()
+        assert it.page.evaluate("window.isReady") is None
+        it.answer = system()
+        expect(bar).to_be_hidden()
+        expect(it.page.locator("#yw-meter")).to_contain_text("HY-MT1.5-7B")
+        it.page.wait_for_function("window.isReady")
+
+
+def test_a_model_that_cannot_be_loaded_is_one_sentence(desk: BrowserContext, address: str) -> None:
+    with scripted(desk, address, system(state=FAILED)) as it:
+        expect(it.page.locator("#yw-loading")).to_be_visible()
+        assert words(it.page, "#yw-loading") == FAILED["reason"]
+        it.answer = None  # the program has ended, and the reason is still there to be read
+        expect(it.page.locator("#yw-meter")).to_contain_text("No connection")
+        assert words(it.page, "#yw-loading") == FAILED["reason"]
+        it.studio.complaints.clear()  # the browser's own lines about what was not reached
+
+
+def test_a_server_that_comes_back_with_another_model_is_shown_anew(desk: BrowserContext, address: str) -> None:
+    with scripted(desk, address, system()) as it:
+        expect(it.page.locator("#yw-meter")).to_contain_text("HY-MT1.5-7B")
+        it.answer = None
+        expect(it.page.locator("#yw-meter")).to_contain_text("No connection to the server; trying again.")
+        it.answer = system(model="Hy-MT2-7B")
+        for place in ("#yw-meter", "#yw-provider"):
+            expect(it.page.locator(place)).to_contain_text("Hy-MT2-7B")
+        expect(it.page.locator("#yw-meter")).not_to_contain_text("No connection")
+        it.studio.complaints.clear()
+
+
+def test_a_hidden_page_asks_for_nothing_and_goes_on_at_once_when_it_is_seen(desk: BrowserContext, address: str) -> None:
+    with scripted(desk, address, system()) as it:
+        it.page.evaluate(HIDE, True)
+        before = it.asked
+        it.page.wait_for_timeout(5_000)
+        assert it.asked == before
+        it.page.evaluate(HIDE, False)
+        it.page.wait_for_timeout(300)
+        assert it.asked == before + 1
+        it.asked_again(1)
+
+
+def test_no_question_is_asked_before_the_last_is_answered(desk: BrowserContext, address: str) -> None:
+    held: list[Route] = []
+    with a_studio(desk, address) as studio:
+        studio.page.route("**/system", lambda route: held.append(route))
+        studio.open()
+        for _ in range(3):
+            studio.page.evaluate(HIDE, False)
+            studio.page.wait_for_timeout(700)
+        assert len(held) == 1
+        held[0].fulfill(json=system())
+        expect(studio.page.locator("#yw-meter")).to_contain_text("HY-MT1.5-7B")
+        held.clear()
+
+
+def test_the_figures_are_those_of_the_server(studio: Studio, address: str) -> None:
+    studio.write("Counted, and shown. ")
+    studio.translate()
+    studio.wait_done()
+    look_at_the_tab(studio.page)
+    tab = studio.page.locator(".yw-system").first
+    expect(tab).to_contain_text("Name echo", use_inner_text=True)
+    soon(lambda: "Requests finished 1" in words(studio.page, ".yw-system >> nth=0"))
+    said = words(studio.page, ".yw-system >> nth=0")
+    for fact in ("Languages 38", "Segments at once, at most 2", "Segments running 0", "Tokens out 5", "Gradio 6."):
+        assert fact in said
+    assert "MB / " in words(studio.page, "#yw-meter")
+
+
+def test_a_benchmark_is_told_and_drawn_and_a_second_is_refused_in_words(
+    studio: Studio, desk: BrowserContext, address: str
+) -> None:
+    with a_studio(desk, address) as second:
+        second.open()
+        for page in (studio.page, second.page):
+            look_at_the_tab(page)
+            page.locator("#yw-bench-start").click()
+        expect(second.page.get_by_text("A benchmark is running already")).to_be_visible()
+    points = studio.page.locator("#yw-points tbody tr")
+    expect(points).to_have_count(2)
+    expect(studio.page.get_by_text("Measured.")).to_be_visible()
+    expect(points.nth(1)).to_contain_text("tok/s")
+    for plot in ("#yw-bench-rate", "#yw-bench-first"):
+        expect(studio.page.locator(f"{plot} [role=graphics-document]")).to_be_visible()
+
+
+def test_a_benchmark_is_stopped_when_asked_and_when_its_reader_leaves(
+    studio: Studio, desk: BrowserContext, address: str, backend: EchoBackend
+) -> None:
+    look_at_the_tab(studio.page)
+    start, stop = studio.page.locator("#yw-bench-start"), studio.page.locator("#yw-bench-stop")
+    start.click()
+    soon(lambda: backend.running > 0)
+    stop.click()
+    soon(lambda: backend.running == 0)
+    expect(studio.page.get_by_text("Stopped.", exact=True).last).to_be_visible()
+    expect(start).to_be_enabled()
+    expect(stop).to_be_disabled()
+    with a_studio(desk, address) as second:
+        second.open()
+        look_at_the_tab(second.page)
+        second.page.locator("#yw-bench-start").click()
+        soon(lambda: backend.running > 0)
+    soon(lambda: backend.running == 0)
+
+
+def test_a_phone_in_chinese_has_the_device_its_bar_and_the_speed_and_does_not_scroll_sideways(
+    chromium: Browser, address: str
+) -> None:
+    phone = chromium.new_context(viewport={"width": 390, "height": 844}, locale="zh-CN", color_scheme="dark")
+    with phone, scripted(phone, address, system(card(FULL), card(number=1, ours=False))) as it:
+        expect(it.page.locator("#yw-meter")).to_contain_text("NVIDIA L4：内存使用率超过 90%。")
+        seen = it.page.locator("#yw-meter > :visible:not(.yw-devices)").all_inner_texts()
+        assert [" ".join(each.split()) for each in seen] == ["612 词元/秒", "NVIDIA L4：内存使用率超过 90%。"]
+        expect(it.page.locator("#yw-meter .yw-bar").first).to_be_visible()
+        expect(it.page.locator("#yw-meter .yw-bar").last).to_be_hidden()  # of the card that is not ours
+        for answer, said in ((system(state=LOADING), "正在加载模型：读取权重"), (system(), "加载方式与原因")):
+            it.answer = answer
+            look_at_the_tab(it.page, "系统")
+            expect(it.page.get_by_text(said)).to_be_visible()
+            it.asked_again()
+            assert it.page.evaluate("document.documentElement.scrollWidth") <= 390
