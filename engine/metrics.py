@@ -1,6 +1,7 @@
 """What happened and what it cost: counts, latencies, tokens a second, memory. Knows no model; probes are handed in."""
 
 import asyncio
+import math
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -224,4 +225,4 @@ def _summary(seconds: deque[float]) -> Latency:
     if not seconds:
         return Latency(0, 0.0, 0.0)
     ordered = sorted(seconds)
-    return Latency(len(ordered), ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))])
+    return Latency(len(ordered), ordered[len(ordered) // 2], ordered[math.ceil(0.95 * len(ordered)) - 1])

@@ -71,7 +71,7 @@ def tabs(browser: Browser, address: str, language: str, theme: str, width: int) 
         page.goto(f"{address}/?source={source}&target={target}")
         expect(page.locator("body")).to_have_attribute("data-ready", "true")
         page.get_by_role("tab").nth(1).click()
-        page.locator("#yw-terms-picker").select_option(index=1)
+        page.locator("#yw-glossary").select_option(index=1)
         yield "terms", page
         page.get_by_role("tab").nth(0).click()
         page.locator("#yw-source textarea").fill(text)
@@ -80,9 +80,7 @@ def tabs(browser: Browser, address: str, language: str, theme: str, width: int) 
         page.locator("#yw-output-box").click()
         yield "text", page
         page.get_by_role("tab").nth(2).click()
-        page.locator("#yw-documents-file").set_input_files(
-            {"name": "ferry.md", "mimeType": "", "buffer": text.encode()}
-        )
+        page.locator("#yw-file").set_input_files({"name": "ferry.md", "mimeType": "", "buffer": text.encode()})
         expect(page.locator(".yw-doc").first).to_contain_text("ferry.md")
         page.wait_for_timeout(3000)
         yield "documents", page

@@ -183,7 +183,7 @@ def studio(desk: BrowserContext, address: str) -> Iterator[Studio]:
     with a_studio(desk, address) as studio:
         studio.open()
         yield studio
-        studio.page.evaluate("localStorage.clear()")
+        studio.page.evaluate("localStorage.clear()")  # a draft is of its own window, and ends with it
 
 
 def test_a_translation_is_painted_while_it_comes(studio: Studio) -> None:
@@ -305,8 +305,8 @@ def test_a_wrong_guess_is_corrected_by_one_click(studio: Studio) -> None:
     studio.write("Taxi hotel")
     guess = studio.page.locator("#yw-guess")
     expect(guess).to_contain_text("not sure")
-    rather = guess.get_by_role("button", name="Rather").first
-    language = (rather.text_content() or "").removeprefix("Rather ")
+    rather = guess.get_by_role("button", name="instead").first
+    language = (rather.text_content() or "").removesuffix(" instead")
     rather.click()
     assert language in studio.chosen("#yw-from")
     expect(guess).to_be_empty()
@@ -364,6 +364,7 @@ def test_a_link_carries_a_short_text_and_translates_it(studio: Studio) -> None:
     studio.wait_done()
     assert (studio.written(), studio.shown()) == ("Carried & kept?", "Carried & kept?")
     assert (studio.chosen("#yw-from"), studio.chosen("#yw-to")) == ("English", "Deutsch · German")
+    assert "q=Carried" in studio.page.url
 
 
 def test_the_history_stays_in_the_browser_and_can_be_switched_off_and_cleared(studio: Studio) -> None:
@@ -384,6 +385,55 @@ def test_the_history_stays_in_the_browser_and_can_be_switched_off_and_cleared(st
     page.locator("#yw-history-clear").click()
     expect(page.get_by_role("button", name="Worth keeping.")).to_have_count(0)
     page.locator("#yw-history-on").check()
+
+
+def test_a_text_outlasts_a_reload_and_a_change_of_the_pages_language(studio: Studio) -> None:
+    page = studio.page
+    studio.write("Half a thought")
+    page.locator("#yw-context textarea").fill("Of a letter.")
+    page.locator("#yw-language").click()
+    expect(page.locator("#yw-translate")).to_have_text("翻译")
+    expect(page.locator("body")).to_have_attribute("data-ready", "true")
+    assert studio.written() == "Half a thought"
+    assert page.locator("#yw-context textarea").input_value() == "Of a letter."
+    page.evaluate("sessionStorage.clear()")
+
+
+def test_a_text_in_the_target_language_turns_the_target(studio: Studio) -> None:
+    studio.choose("#yw-to", "English")
+    studio.write("This is written in English, as anybody can see.")
+    studio.translate()
+    studio.wait_done()
+    assert studio.chosen("#yw-to") == "中文 · Chinese"
+    assert studio.shown() == studio.written()
+    expect(studio.page.locator("#yw-notes")).to_be_empty()
+
+
+def test_another_target_counts_for_what_is_shown_already(studio: Studio) -> None:
+    studio.write("Once more, please.")
+    studio.translate()
+    studio.wait_done()
+    studio.choose("#yw-to", "Arabic")
+    expect(studio.page.locator(BOX)).to_have_attribute("lang", "ar")
+    studio.wait_done()
+    assert studio.shown() == "Once more, please."
+
+
+def test_what_belongs_to_another_text_goes_with_it(studio: Studio) -> None:
+    page = studio.page
+    page.locator("#yw-live").check()
+    studio.write("Soon gone, and in English.")
+    studio.wait_done()
+    page.locator("#yw-preview-on").check()
+    studio.write("")
+    expect(page.locator(BOX)).to_be_empty()
+    expect(page.locator("#yw-guess")).to_be_empty()
+    page.locator("#yw-versions-of").click()
+    expect(page.locator("#yw-status")).to_contain_text("Translate first")
+    for sign in ("#yw-download", "#yw-copy", "#yw-link", "#yw-listen"):
+        page.locator(sign).click()
+        expect(page.locator("#yw-status")).not_to_have_text("Copied")
+    expect(page.frame_locator("#yw-preview iframe").locator("body")).to_be_empty()
 
 
 def test_an_example_is_one_click_away_and_says_its_format(studio: Studio) -> None:

@@ -122,6 +122,8 @@ def row(page: Page, name: str) -> Locator:
 
 
 def press(page: Page, name: str, words: str) -> None:
+    if words in ("Remove", "Cancel"):
+        page.once("dialog", lambda dialog: dialog.accept())  # asked where a translation would be lost
     row(page, name).get_by_role("button", name=words, exact=True).click()
 
 

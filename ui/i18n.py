@@ -93,6 +93,7 @@ _TEXT = {
     "link": ("Copy a link to this text", "复制此文本的链接"),
     "link_long": ("Only a short text goes into a link.", "只有短文本可以生成链接。"),
     "versions": ("Other versions", "其他译法"),
+    "versions_early": ("Translate first.", "请先翻译。"),
     "versions_none": ("The model has no other version of this segment.", "模型没有给出这一段的其他译法。"),
     "versions_asking": ("Asking for other versions…", "正在获取其他译法…"),
     "versions_of": ("Other versions of segment {number}", "第 {number} 段的其他译法"),
@@ -120,8 +121,8 @@ _TEXT = {
     "rate": ("{rate} tok/s", "{rate} 词元/秒"),
     "done": ("Done: {tokens} in {seconds} s", "完成：{tokens}，用时 {seconds} 秒"),
     "detected": ("Detected: {language}", "检测到：{language}"),
-    "taken_for": ("Taken for {language}; not sure.", "按{language}处理，不能确定。"),
-    "rather": ("Rather {language}", "应为{language}"),
+    "taken_for": ("Probably {language}, not sure.", "可能是{language}，不能确定。"),
+    "rather": ("{language} instead", "改为{language}"),
     "other": ("Another language", "其他语言"),
     "uncertain": (
         "The language is not certain: {languages}. If it was taken for the wrong one, choose it and translate again.",
@@ -236,6 +237,7 @@ _TERMS = {
 
 # --- the documents tab
 _DOCUMENTS = {
+    "doc_remove_sure": ("Remove {name}? Its translation is deleted.", "移除 {name}？其译文会被删除。"),
     "doc_drop": ("Drop files here, or choose them", "将文件拖到这里，或点击选择"),
     "doc_plan": ("Translated as soon as they are added: {used}", "添加后立即翻译：{used}"),
     "doc_context": ("with your context", "使用您的上下文"),

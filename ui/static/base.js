@@ -22,7 +22,8 @@ const UNITS = [
 ]; // from so many bytes, with so many digits
 export function size(bytes) {
   const [, digits, unit] = UNITS.find(([least]) => bytes >= least);
-  return `${(bytes / { GB: 1e9, MB: 1e6, kB: 1e3 }[unit]).toFixed(digits)} ${unit}`;
+  const count = bytes / { GB: 1e9, MB: 1e6, kB: 1e3 }[unit];
+  return `${unit === "kB" ? Math.ceil(count) : count.toFixed(digits)} ${unit}`;
 }
 export const duration = (seconds) =>
   seconds < 90 ? say("seconds", { count: Math.ceil(seconds) }) : say("minutes", { count: Math.round(seconds / 60) });

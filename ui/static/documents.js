@@ -73,13 +73,8 @@ const acts = {
     lanes[lane] = lanes[lane].then(() => send(entry));
   },
   retry: (entry) => ask(entry, "/retry", "POST"),
-  async remove(entry) {
-    entry.stop?.abort();
-    drop(entry);
-    const { trouble, status } = entry.id ? await asked(`documents/${entry.id}`, { method: "DELETE" }) : {};
-    if (!trouble || status === 404) return;
-    remember((ids) => [...ids, entry.id]);
-    paint(add(entry), { trouble });
+  remove(entry) {
+    if (!entry.segments_done || confirm(say("doc_remove_sure", entry))) remove(entry);
   },
   open(entry) {
     const shut = open;
@@ -97,6 +92,15 @@ const acts = {
     at("yw-segs").focus();
   },
 };
+
+async function remove(entry) {
+  entry.stop?.abort();
+  drop(entry);
+  const { trouble, status } = entry.id ? await asked(`documents/${entry.id}`, { method: "DELETE" }) : {};
+  if (!trouble || status === 404) return;
+  remember((ids) => [...ids, entry.id]);
+  paint(add(entry), { trouble });
+}
 
 async function send(entry) {
   await ready();
@@ -234,7 +238,7 @@ export function begin() {
     }
   });
   at("yw-doc-clear").onclick = () => {
-    if (confirm(say("doc_sure"))) [...entries].filter(({ status }) => status === "done").forEach(acts.remove);
+    if (confirm(say("doc_sure"))) [...entries].filter(({ status }) => status === "done").forEach(remove);
   };
   at("yw-seg-close").onclick = () => {
     const opener = open.row.querySelector("[aria-expanded]");

@@ -15,8 +15,7 @@ const paintTheme = () => document.body.classList.toggle("dark", kept("dark", DAR
 Object.assign(acts, {
   help: () => at("yw-sheet").showModal(),
   theme() {
-    keep("dark", !document.body.classList.contains("dark"));
-    paintTheme();
+    keep("dark", document.body.classList.toggle("dark"));
   },
   language() {
     keep("language", chinese ? "en" : "zh");
@@ -35,7 +34,7 @@ function openTab(tab = tabs()[0]) {
     Object.assign(panel, { role: "tabpanel" }).setAttribute("aria-labelledby", one.id);
     panel.classList.toggle("yw-open", one === tab);
   }
-  history.replaceState(null, "", `#${tab.id.slice("yw-tab-".length)}`);
+  history.replaceState(null, "", `${location.pathname}${location.search}#${tab.id.slice("yw-tab-".length)}`);
 }
 
 function walkTabs({ key, target }) {
@@ -47,11 +46,13 @@ function walkTabs({ key, target }) {
 
 function meant({ key, code, ctrlKey, metaKey, shiftKey, altKey, target }) {
   const command = ctrlKey || metaKey;
-  if (command && key === "Enter") return acts.translate;
+  const here = at("yw-tab-text").ariaSelected === "true"; // the others have keys of their own
+  if (document.querySelector("dialog[open]")) return null;
+  if (command && key === "Enter") return here && acts.translate;
   if (command && shiftKey && code === "KeyC") return acts.copy;
   if (altKey && code === "KeyS") return acts.swap; // by the key's place: on a Mac Alt+S is ß
   if (key === "?" && !target.matches("input, textarea, select")) return acts.help;
-  if (key === "Escape" && !document.querySelector("dialog[open]")) return acts.stop;
+  if (key === "Escape") return here && acts.stop;
 }
 
 export function boot() {

@@ -26,7 +26,7 @@ export function choose(which, code) {
   if (chosen[other] === code)
     chosen[other] = before === DETECT || before === code ? spoken.find((one) => one !== code) : before;
   keep("pair", chosen);
-  if (code !== DETECT)
+  if (code !== DETECT && code !== before)
     keep("recent", [code, ...kept("recent", []).filter((one) => one !== code)].slice(0, MOST_RECENT));
   for (const show of Object.values(shown)) show();
   for (const listener of listeners) listener(which);

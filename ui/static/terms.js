@@ -195,6 +195,7 @@ export function begin() {
     target.returnValue = ""; // Escape would leave it
   };
   dropZone(at("yw-terms-drop"), take);
+  addEventListener("storage", ({ key }) => key === "yiwen-quick" && !chosen && open()); // another window's terms
   addEventListener("beforeunload", (event) => changed && event.preventDefault());
   onChoice(paint);
   open();

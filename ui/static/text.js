@@ -16,8 +16,9 @@ let source = null; // the textarea
 let mirror = null; // the same words behind it, for the marks
 let detected = ""; // the language found last
 let rest = 0;
+let settled = ""; // the text that has its translation, or will have
 let run = { segments: [] }; // the one painted: what was asked, and the messages of its segments
-let afterDone = null;
+let [afterDone, shown] = [null, null];
 
 export const text = () => source.value;
 export const context = () => at("yw-context").querySelector("textarea").value;
@@ -34,12 +35,13 @@ export function fields() {
 // ── a run ──
 
 export function translate() {
-  clearTimeout(rest);
   run = { asked: fields(), segments: [], deltas: 0, began: 0, told: 0, total: 0, current: -1, waits: false };
   at("yw-notes").replaceChildren();
   at("yw-versions").replaceChildren();
+  settled = run.asked.text;
   output.start(run.asked.target_lang);
   busy(true);
+  if (!at("yw-live").checked) at("yw-output-box").scrollIntoView({ block: "nearest" }); // on a phone it is below
   status(say("starting"));
   stream.start(run.asked);
 }
@@ -106,9 +108,13 @@ function done({ translation, usage, detected_source_lang: lang, detection, terms
   const seconds = usage.seconds.toFixed(usage.seconds < 0.1 ? 2 : usage.seconds < 10 ? 1 : 0);
   status(say("done", { tokens: sayCount("tokens", usage.output_tokens), seconds }));
   const isDoubt = ({ code }) => code === "uncertain_language"; // which is said beside the languages
-  if (detection.length) guess(lang, detection, warnings.some(isDoubt));
+  const isToldElsewhere = (one) => isDoubt(one) || one.code === "term_missed";
+  const mine = run;
+  guess(lang, detection, warnings.some(isDoubt));
+  if (mine === run && lang === run.asked.target_lang && lang !== pair().target_lang) translate();
+  if (mine !== run) return; // it was in the target's language, which has turned
   noteEach(
-    warnings.filter((one) => !isDoubt(one)),
+    warnings.filter((one) => !isToldElsewhere(one)),
     ({ message }) => note("warning", told(message)),
   );
   markTerms(found);
@@ -122,9 +128,8 @@ function done({ translation, usage, detected_source_lang: lang, detection, terms
 
 function markTerms(found) {
   const isMissed = ({ applied, count }) => applied < count;
-  const missed = run.segments.flatMap(({ segment, terms }) =>
-    terms.filter(isMissed).map((term) => ({ ...term, segment })),
-  );
+  const each = run.segments.flatMap(({ segment, terms }) => terms.map((term) => ({ ...term, segment })));
+  const missed = each.filter(isMissed);
   noteEach(missed, (term) =>
     note(
       "term-missed",
@@ -138,8 +143,10 @@ function markTerms(found) {
     (term) => note("term-used", ...words(term)),
   );
   const places = (all, kind) => all.flatMap((term) => term[kind] ?? []);
+  const used = each.filter((term) => !isMissed(term));
   mirror.textContent = text();
-  output.mark("yw-term", places(found, "source_places"), mirror.firstChild, places(found, "places"));
+  mirror.scrollTop = source.scrollTop;
+  output.mark("yw-term", places(used, "source_places"), mirror.firstChild, places(found, "places"));
   output.mark("yw-missed", places(missed, "source_places"), mirror.firstChild);
 }
 
@@ -181,8 +188,9 @@ const on = {
 
 // ── typing ──
 
-function typed() {
+function typed({ isTrusted } = {}) {
   clearTimeout(rest);
+  if (isTrusted && location.search) history.replaceState(null, "", location.pathname + location.hash); // its own text
   for (const name of ["yw-term", "yw-missed"]) output.mark(name, [], mirror);
   at("yw-characters").textContent = sayCount("characters", [...text()].length);
   at("yw-tokens").textContent = "";
@@ -193,7 +201,8 @@ function typed() {
 
 async function rested() {
   const asks = text();
-  const live = at("yw-live").checked && asks.trim();
+  const live = at("yw-live").checked && asks !== settled;
+  if (live && !asks.trim()) return output.content() && clear();
   if (live && asks.length > LIVE_CHARACTERS) status(say("live_long"));
   else if (live) translate();
   if (!asks) return;
@@ -204,24 +213,33 @@ async function rested() {
   at("yw-tokens").classList.toggle("yw-bad", count > maxTextTokens);
   if (pair().source_lang) return;
   const { detection, certain } = await asked("detect", { json: { text: asks.slice(0, LIVE_CHARACTERS) } });
-  if (detection?.length && asks === text() && !stream.running()) guess(detection[0].lang, detection, !certain);
+  if (detection && asks === text() && !stream.running()) guess(detection[0]?.lang, detection, !certain);
 }
+
+const other = (lang) =>
+  kept("recent", []).find((code) => known(code) && code !== lang) ?? (lang === "zh" ? "en" : "zh");
 
 // What the text was taken for, and one click to say that it is another language.
 function guess(lang, detection, unsure) {
-  detected = lang;
-  if (!known(lang) || pair().source_lang) return;
+  detected = lang ?? "";
+  at("yw-guess").replaceChildren();
+  if (!known(lang) || pair().source_lang || !detection.length) return;
   const correct = (code) => {
     choose("from", code);
     if (output.content()) translate();
   };
+  if (!unsure && lang === pair().target_lang) choose("to", other(lang)); // nothing else can be meant
   const others = detection.filter(({ score }) => unsure || score > LIKELY).map((one) => one.lang);
   const offers = others
     .filter((code) => code !== lang && known(code))
     .map((code) => button("rather", () => correct(code), "yw-link", { language: languageName(code) }));
-  const other = button("other", () => at("yw-from-input").click(), "yw-link");
+  const ask = () => {
+    at("yw-from-input").focus();
+    at("yw-from-input").click();
+  };
+  const another = button("other", ask, "yw-link");
   const said = say(unsure ? "taken_for" : "detected", { language: languageName(lang) });
-  at("yw-guess").replaceChildren(said, " ", ...offers, " ", other);
+  at("yw-guess").replaceChildren(said, " ", ...offers, " ", another);
 }
 
 export function write(words, into = at("yw-source")) {
@@ -233,12 +251,14 @@ export function write(words, into = at("yw-source")) {
 // A text with its translation, which is not asked for again.
 export function bring(words, from, into, translation) {
   stop();
+  [run, settled] = [{ segments: [] }, null]; // what was shown is no longer
   setPair(from, into);
   write(words);
-  clearTimeout(rest);
+  settled = words;
   output.show(translation, into);
-  at("yw-notes").replaceChildren();
+  for (const id of ["yw-notes", "yw-versions"]) at(id).replaceChildren();
   status("");
+  shown();
 }
 
 // The two languages and the two texts change places, so that swapping twice brings everything back.
@@ -250,21 +270,29 @@ export function swap() {
 }
 
 export function clear() {
-  stop();
-  write("");
-  output.clear(pair().target_lang);
-  at("yw-notes").replaceChildren();
-  status("");
+  bring("", pair().source_lang || "auto", pair().target_lang, "");
+  source.focus();
 }
 
-export function begin(finished) {
-  afterDone = finished;
+// The choice of a language or a format counts for what is shown already, if it is not long.
+function chosen() {
+  if (pair().source_lang) at("yw-guess").replaceChildren();
+  const same =
+    run.asked && run.asked.target_lang === pair().target_lang && run.asked.source_lang === pair().source_lang;
+  if (!same && output.content() && settled === text() && text().length <= LIVE_CHARACTERS) translate();
+}
+
+// `finished` hears of each run that is done, `showing` of each text that is brought.
+export function begin(finished, showing) {
+  [afterDone, shown] = [finished, showing];
   source = at("yw-source").querySelector("textarea");
-  mirror = source.parentElement.appendChild(element("div", { className: "yw-mirror", ariaHidden: "true" }));
+  mirror = source.parentElement.appendChild(
+    element("div", { className: "yw-mirror", ariaHidden: "true", dir: "auto" }),
+  );
   Object.assign(source, { oninput: typed, onscroll: () => mirror.scrollTo(0, source.scrollTop), dir: "auto" });
   for (const option of at("yw-format").options) option.textContent = say(`format_${option.value}`);
   at("yw-live").addEventListener("change", rested);
-  onChoice(() => pair().source_lang && at("yw-guess").replaceChildren());
+  onChoice(chosen);
   output.begin();
   stream.begin((message) => on[message.type]?.(message));
   busy(false);

@@ -3,6 +3,7 @@
 import { asked, at, element, examples, fill, keep, kept, known, languageName, say, sayCount, url } from "./base.js";
 import * as output from "./output.js";
 import { pair } from "./pickers.js";
+import { ready } from "./system.js";
 import * as text from "./text.js";
 
 const LINK_CHARACTERS = 1000;
@@ -34,12 +35,14 @@ function selected(words) {
 }
 
 function link() {
+  if (!text.text()) return text.status(say("seen_empty"));
   if (text.text().length > LINK_CHARACTERS) return text.status(say("link_long"));
   const asks = { source: pair().source_lang || "auto", target: pair().target_lang, q: text.text() };
   copied(url(`?${new URLSearchParams(asks)}`).href);
 }
 
 function download() {
+  if (!output.content()) return text.status(say("copy_empty"));
   const href = URL.createObjectURL(new Blob([output.content()], { type: "text/plain" }));
   element("a", { href, download: `yiwen.${into()}.${ENDINGS[at("yw-format").value] ?? "txt"}` }).click();
   setTimeout(() => URL.revokeObjectURL(href), 1000);
@@ -47,6 +50,7 @@ function download() {
 
 function listen(words, lang) {
   if (speechSynthesis.speaking) return speechSynthesis.cancel();
+  if (!words || !known(lang)) return text.status(say("copy_empty"));
   const voice = speechSynthesis.getVoices().find((one) => one.lang.slice(0, 2) === lang.slice(0, 2));
   if (!voice) return text.status(say("no_voice", { language: languageName(lang) }));
   speechSynthesis.speak(Object.assign(new SpeechSynthesisUtterance(words), { voice, lang: voice.lang }));
@@ -55,7 +59,7 @@ function listen(words, lang) {
 async function versions() {
   const run = text.lastRun();
   const said = run.segments.find(({ segment }) => segment === Math.max(output.picked(), 0));
-  if (!said) return text.status(say("copy_empty"));
+  if (!said) return text.status(say("versions_early"));
   output.pick(said.segment);
   const tell = (words, ...shown) => at("yw-versions").replaceChildren(element("p", "yw-hint", words), ...shown);
   tell(say("versions_asking"));
@@ -64,6 +68,7 @@ async function versions() {
   const take = (words) => {
     output.exchange(said.segment, said.text, words);
     said.text = words;
+    preview();
   };
   const shown = alternatives.map((words) =>
     element("button", { type: "button", lang: into(), dir: "auto", onclick: () => take(words) }, words),
@@ -74,7 +79,7 @@ async function versions() {
 async function preview() {
   const pane = at("yw-preview");
   pane.hidden = !at("yw-preview-on").checked;
-  if (pane.hidden || !output.content()) return;
+  if (pane.hidden) return;
   const { html, trouble } = await asked("render", { json: { text: output.content(), format: at("yw-format").value } });
   pane.querySelector("iframe").srcdoc = html ?? "";
   if (trouble) text.note("error", trouble);
@@ -125,7 +130,7 @@ function showHistory() {
 function example([title, from, words]) {
   const bring = () => {
     const to = pair().target_lang;
-    text.bring(words, from, from === to ? (from === "en" ? "zh" : "en") : to, "");
+    text.bring(words, "auto", from === to ? (from === "en" ? "zh" : "en") : to, "");
     text.translate();
   };
   return element("button", { type: "button", className: "yw-link", onclick: bring }, title);
@@ -149,8 +154,23 @@ export const acts = {
   },
 };
 
+// What is written outlasts a reload and a change of the page's language, in this window alone.
+function keepDraft(fields) {
+  try {
+    addEventListener("pagehide", () =>
+      sessionStorage.setItem("yiwen-draft", JSON.stringify(fields.map((one) => one.value))),
+    );
+    const words = JSON.parse(sessionStorage.getItem("yiwen-draft")) ?? [];
+    for (const [index, field] of fields.entries()) if (words[index]) text.write(words[index], field.parentElement);
+  } catch {
+    // a browser that keeps nothing
+  }
+}
+
 export function begin() {
-  text.begin(remember);
+  text.begin(remember, preview);
+  const fields = ["yw-source", "yw-context"].map((id) => at(id).querySelector("textarea"));
+  for (const field of fields) field.onchange = () => at("yw-seen").open && seen(0);
   at("yw-preview-on").onchange = preview;
   at("yw-seen").ontoggle = ({ target }) => target.open && seen(Math.max(output.picked(), 0));
   for (const name of ["live", "history-on"]) {
@@ -160,9 +180,10 @@ export function begin() {
   }
   at("yw-try").append(say("try"), " ", ...examples.map(example));
   showHistory();
+  addEventListener("storage", showHistory); // another window has translated
   const words = new URLSearchParams(location.search).get("q");
   if (words) {
     text.write(words.slice(0, LINK_CHARACTERS));
-    text.translate();
-  }
+    ready().then(text.translate); // by then the pickers offer what the model speaks
+  } else keepDraft(fields);
 }
