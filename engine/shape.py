@@ -1,7 +1,7 @@
 """What a checkpoint says of its size before it is loaded: the shape of the model, and how its weights are stored.
 
-From config.json, and the headers of the safetensors files where there are any. Knows no torch and no device. What is
-missing or spoilt is told by the reader of the weights, not here: then the sizes are computed from the shape alone.
+From config.json, and the headers of the safetensors files where there are any. Knows no torch and no device. Weights
+that are missing or spoilt are told by their reader, not here: then the sizes are computed from the shape alone.
 """
 
 import json
@@ -11,12 +11,24 @@ from math import prod
 from pathlib import Path
 from typing import Any, Self
 
+from engine.errors import UnsupportedModel
+
 MAX_POSITIONS = 32_768  # the longest table of positions we build; HY-MT's own limit in use is about 8k
 HY_MT_CONTEXT_TOKENS = 8_192  # prompt and answer: "about 8k" by a Tencent engineer (Hunyuan-MT, issue 8)
 HY_MT_SEGMENT_TOKENS = 512  # HY-MT shortens texts above one or two thousand (reports of its users)
 GPTQ_GROUP = 128  # inputs that share a scale, where a checkpoint does not say; what AngelSlim and GPTQModel make
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _METHODS = {"gptq": "gptq-int4", "int8-rows": "int8"}
+_WHOLE_NUMBERS = (  # in config.json, where it has them
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 _LONGEST_HEADER_BYTES = 100_000_000  # the format's own bound
 
 
@@ -38,7 +50,16 @@ class ModelShape:
 
     @classmethod
     def read(cls, config: Mapping[str, Any], folder: Path | None = None) -> Self:
-        """`config`: a `config.json` that says all a HunYuanDense must; `folder`: where its weights are."""
+        """`config`: a `config.json` that says all a HunYuanDense must; `folder`: where its weights are.
+
+        Raises `UnsupportedModel` for what is no size.
+        """
+        for name in _WHOLE_NUMBERS:
+            said = config.get(name)
+            if said is not None and (type(said) is not int or said < 1):
+                raise UnsupportedModel(
+                    f"config.json says {name} {str(said)[:40]!r}; it must be a whole number above 0."
+                )
         hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
         heads = config["num_attention_heads"]
         kv_heads = config.get("num_key_value_heads") or heads

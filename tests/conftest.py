@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -22,6 +23,9 @@ from engine.scheduler import Scheduler
 from engine.server.app import create_app
 from engine.termbase.store import Glossaries
 from engine.translator import Translator
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext
 
 
 class Serve:
@@ -85,6 +89,22 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     serving = Serve(tmp_path_factory)
     yield serving
     serving.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium(address: str) -> Iterator["Browser"]:
+    """After the module's server, which is the one to look at: Playwright keeps an event loop in this thread."""
+    from tests.studio import a_browser  # here, since most tests need no browser
+
+    with a_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def desk(chromium: "Browser") -> Iterator["BrowserContext"]:
+    """One for most tests of a module, since its cache saves each of them a second."""
+    with chromium.new_context(viewport={"width": 1440, "height": 900}, locale="en-US") as context:
+        yield context
 
 
 @pytest.fixture(scope="session")

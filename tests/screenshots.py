@@ -14,8 +14,8 @@ import httpx
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import soon
+from tests.studio import a_browser
 from tests.test_app import start
-from tests.test_page import a_browser
 
 WIDTHS = {1440: 900, 390: 844}
 TERMS = b"source,target\nferry,\xe6\xb8\xa1\xe8\xbd\xae\nvillage,\xe6\x9d\x91\xe5\xba\x84\nYiwen,\n"

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Route, expect
 
 from engine.backends.echo import EchoBackend
 from tests.conftest import Serve
-from tests.test_page import a_browser
+from tests.studio import a_browser
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ from websockets.sync.client import connect
 from engine.backends.base import Backend
 from engine.backends.echo import EchoBackend
 from engine.backends.late import LateBackend
-from engine.errors import ModelNotFound, Overloaded
+from engine.errors import ModelNotFound, Overloaded, UnsupportedModel
 from engine.progress import Progress, Stopped
 from engine.scheduler import Scheduler
+from engine.shape import ModelShape
 from tests.conftest import Serve, soon
 
 ASKED = {"text": "Hello there.", "source_lang": "en", "target_lang": "fr"}
@@ -145,8 +146,34 @@ def test_a_model_that_does_not_load_is_told_and_asked_for_no_more(serve: Serve) 
     assert readiness(url) == {"status": "failed", "reason": MODEL_IS_MISSING}
     assert httpx.get(f"{url}/system").json()["state"]["reason"] == MODEL_IS_MISSING
     answer = httpx.post(f"{url}/translate", json=ASKED)
-    assert (answer.status_code, answer.json()["error"]) == (503, MODEL_IS_MISSING)
+    assert (answer.status_code, answer.json()) == (503, {"error": MODEL_IS_MISSING, "code": "load_failed"})
     assert str(backend.failure) == MODEL_IS_MISSING
+
+
+def test_a_document_waits_on_after_a_failure_for_the_next_start_may_have_the_model(
+    serve: Serve, tmp_path: Path
+) -> None:
+    def load(_progress: Progress) -> Backend:
+        raise ModelNotFound(MODEL_IS_MISSING)
+
+    url = serve(EchoBackend(delay_seconds=5), slots=1, data_dir=tmp_path, tested=False)
+    sent = httpx.post(f"{url}/documents", files={"file": ("a.txt", b"A line.")}, data={"target_lang": "fr"})
+    serve.stop(last=True)
+    ended = threading.Event()
+    url = serve(LateBackend(load, ended.set), data_dir=tmp_path, tested=False)
+    assert ended.wait(9)
+    time.sleep(0.1)
+    assert httpx.get(f"{url}/documents/{sent.json()['id']}").json()["status"] == "queued"
+
+
+@pytest.mark.parametrize("size", ["big", 1.5, True, 0, -8, [64], {}])
+def test_a_size_that_is_none_is_told_in_a_sentence(tiny_checkpoint: Path, size: object) -> None:
+    config = json.loads((tiny_checkpoint / "config.json").read_text())
+    for name in ("hidden_size", "head_dim", "max_position_embeddings"):
+        with pytest.raises(
+            UnsupportedModel, match=rf"^config.json says {name} .*; it must be a whole number above 0\.$"
+        ):
+            ModelShape.read({**config, name: size})
 
 
 def test_a_mistake_of_ours_while_loading_ends_it_with_a_sentence() -> None:

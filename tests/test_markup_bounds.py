@@ -20,6 +20,7 @@ def nested(opening, closing, count=50_000):
 BAD = {
     "empty": "",
     "white space": " \n\t\r\n" * 10_000,
+    "blanks in a paragraph": f"<p>a{' ' * 300_000}b</p>",
     "noise as Latin-1": NOISE.decode("latin-1"),
     "noise as UTF-8": NOISE.decode(errors="replace"),
     "noise as UTF-16": NOISE.decode("utf-16", errors="surrogatepass"),
@@ -86,3 +87,13 @@ def test_bad_input_comes_back_in_bounded_time(markup, source):
         document = parser.parse(source)
         assert rebuild(document, parser.write, [block.text for block in document.blocks]) == source
         rebuild(document, parser.write, [f"{block.text} x" for block in document.blocks])
+
+
+@pytest.mark.timeout(60)
+def test_many_blanks_in_a_paragraph_are_read_soon():
+    source = f"<p>a{' ' * 300_000}b</p><img alt='a{' ' * 300_000}b'>"
+    with cpu_at_most(SECONDS):
+        document = PARSERS["html"].parse(source)
+        assert (
+            rebuild(document, PARSERS["html"].write, [f"{block.text} x" for block in document.blocks]).count("x") == 2
+        )

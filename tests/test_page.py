@@ -2,75 +2,24 @@
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, WebSocketRoute, expect, sync_playwright
-from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import Browser, BrowserContext, Route, WebSocketRoute, expect
 
 from engine.backends.echo import EchoBackend
 from tests.conftest import Serve, soon
+from tests.studio import BOX, Studio, a_browser, a_studio
 
 TOKEN_SECONDS = 0.03
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-FLAGS += ("--disable-background-networking", "--disable-component-update")
 LONG = "The page shows every word as it comes. " * 20  # 195 tokens: 6 seconds, unless it is stopped
-BOX = "#yw-output-box"
 
 pytestmark = pytest.mark.timeout(60, func_only=True)  # the fixtures start a browser and a server once
-
-
-@dataclass
-class Studio:
-    """An open page, the address it came from, and what it should not have done."""
-
-    page: Page
-    address: str
-    complaints: list[str] = field(default_factory=list)
-    strangers: list[str] = field(default_factory=list)
-
-    def watch(self) -> None:
-        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self._asked(request.url))
-        self.page.on("websocket", lambda socket: self._asked(socket.url.replace("ws", "http", 1)))
-
-    def _asked(self, url: str) -> None:
-        if not url.startswith((self.address, "data:", "blob:")):
-            self.strangers.append(url)
-
-    def open(self, query: str = "") -> None:
-        self.page.goto(f"{self.address}/{query}")
-        expect(self.page.locator("body")).to_have_attribute("data-ready", "true")
-
-    def write(self, text: str) -> None:
-        self.page.locator("#yw-source textarea").fill(text)
-
-    def written(self) -> str:
-        return self.page.locator("#yw-source textarea").input_value()
-
-    def choose(self, picker: str, language: str) -> None:
-        self.page.locator(f"{picker} input").fill(language)
-        self.page.keyboard.press("Enter")
-
-    def chosen(self, picker: str) -> str:
-        return self.page.locator(f"{picker} input").input_value()
-
-    def translate(self) -> None:
-        self.page.locator("#yw-translate").click()
-
-    def shown(self) -> str:
-        return self.page.locator(BOX).text_content() or ""
-
-    def wait_done(self) -> None:
-        expect(self.page.locator("#yw-status")).to_contain_text("Done")
 
 
 @pytest.fixture(scope="module")
@@ -110,43 +59,10 @@ def crowd(address: str, readers: int) -> Iterator[None]:
         assert all(answer.result().status_code == 200 for answer in coming)
 
 
-@contextmanager
-def a_browser() -> Iterator[Browser]:
-    """To be started after the servers: Playwright keeps an event loop in this thread, and no other can be run beside
-    it."""
-    expect.set_options(timeout=20_000)  # milliseconds, for a machine with much else to do
-    with sync_playwright() as playwright:
-        found = shutil.which("chromium") or shutil.which("google-chrome") or playwright.chromium.executable_path
-        try:
-            browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        except PlaywrightError as error:
-            pytest.fail(f"No Chromium at {found}; run `python -m playwright install --with-deps chromium`. {error}")
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(scope="module")
 def chromium(address_to_stop: str) -> Iterator[Browser]:
     with a_browser() as browser:
         yield browser
-
-
-@pytest.fixture(scope="module")
-def desk(chromium: Browser) -> Iterator[BrowserContext]:
-    """One for most tests, since its cache saves each of them a second."""
-    with chromium.new_context(viewport={"width": 1280, "height": 844}, locale="en-US") as context:
-        yield context
-
-
-@contextmanager
-def a_studio(context: BrowserContext, address: str) -> Iterator[Studio]:
-    """A page not opened yet. It fails the test if it complains on the console or asks another host for anything."""
-    with context.new_page() as page:
-        studio = Studio(page, address)
-        studio.watch()
-        yield studio
-        assert studio.complaints == []
-        assert studio.strangers == []
 
 
 def scripted(socket: WebSocketRoute, extra: Sequence[dict[str, object]] = ()) -> Callable[[str | bytes], None]:

@@ -22,9 +22,9 @@ from engine.errors import BackendError
 from engine.types import Prompt, TokenChunk
 from tests.archives import unzipped, zipped
 from tests.conftest import Serve, soon
+from tests.studio import Studio, a_studio
 from tests.test_documents import Shouts
 from tests.test_epub import PARTS
-from tests.test_page import Studio, a_browser, a_studio
 
 SLOW_SECONDS = 0.25
 LINES = 20_000
@@ -87,18 +87,6 @@ def clerk() -> Clerk:
 @pytest.fixture(scope="module")
 def address(serve: Serve, clerk: Clerk) -> str:
     return serve(clerk, page=True)
-
-
-@pytest.fixture(scope="module")
-def chromium(address: str) -> Iterator[Browser]:
-    with a_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def desk(chromium: Browser) -> Iterator[BrowserContext]:
-    with chromium.new_context(viewport={"width": 1280, "height": 844}, locale="en-US") as context:
-        yield context
 
 
 @pytest.fixture

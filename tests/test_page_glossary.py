@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, WebSoc
 from engine.backends.echo import EchoBackend
 from tests.axe import violations
 from tests.conftest import Serve
-from tests.test_page import Studio, a_browser, a_studio
+from tests.studio import Studio, a_studio
 
 CSV = b"en,zh\ntram,tram\nstop,\n"  # an echo has a term where its target is its source, or is to be kept
 BAD_ROWS = b",nothing\ntram,train\n" + b"x" * 300 + b",too long\n"
@@ -28,18 +28,6 @@ pytestmark = pytest.mark.timeout(60, func_only=True)  # the fixtures start a bro
 @pytest.fixture(scope="module")
 def address(serve: Serve) -> str:
     return serve(EchoBackend(), page=True)
-
-
-@pytest.fixture(scope="module")
-def chromium(address: str) -> Iterator[Browser]:
-    with a_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def desk(chromium: Browser) -> Iterator[BrowserContext]:
-    with chromium.new_context(viewport={"width": 1280, "height": 844}, locale="en-US") as context:
-        yield context
 
 
 @pytest.fixture
@@ -252,7 +240,7 @@ def test_edits_wait_for_save_and_outlast_the_page(studio: Studio, address: str) 
     send_well(studio)
     cell(studio, 0, "Translation").fill("streetcar")
     expect(studio.page.locator("#yw-terms-unsaved")).to_have_text("Unsaved changes")
-    expect(studio.page.locator("#yw-uses")).to_have_text("Terms: trams, 2, without your unsaved changes")
+    expect(studio.page.locator("#yw-uses")).to_have_text("Terms: trams (2), without your unsaved changes")
     assert stored(address) == [("trams", [("tram", "tram"), ("stop", "")])]
     save(studio)
     assert stored(address) == [("trams", [("tram", "streetcar"), ("stop", "")])]
@@ -328,7 +316,7 @@ def test_quick_terms_outlast_the_page_and_go_along(studio: Studio) -> None:
     assert shown(studio) == [("tram 😀", "")]
     translate(studio, "The tram 😀 leaves.")
     expect(studio.page.locator("#yw-notes .yw-term-used")).to_have_text(re.compile("^tram 😀 kept 1 of 1"))
-    expect(studio.page.locator("#yw-uses")).to_have_text("Terms: Quick terms, 1")
+    expect(studio.page.locator("#yw-uses")).to_have_text("Terms: Quick terms (1)")
     assert (messages[-1]["glossary"], messages[-1]["glossary_id"]) == ([{"source": "tram 😀", "target": ""}], "")
 
 

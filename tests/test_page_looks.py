@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Route, expect
@@ -10,7 +9,7 @@ from playwright.sync_api import Browser, BrowserContext, Route, expect
 from engine.backends.echo import EchoBackend
 from tests.axe import violations
 from tests.conftest import Serve
-from tests.test_page import BOX, Studio, a_browser, a_studio
+from tests.studio import BOX, Studio, a_studio
 
 TABS = {"en-US": ("Text", "Terms", "Documents", "System"), "zh-CN": ("文本", "术语", "文档", "系统")}
 FIRST_LOAD_BYTES = 600_000
@@ -22,12 +21,6 @@ pytestmark = pytest.mark.timeout(60, func_only=True)
 @pytest.fixture(scope="module")
 def address(serve: Serve) -> str:
     return serve(EchoBackend(PACE), page=True)
-
-
-@pytest.fixture(scope="module")
-def chromium(address: str) -> Iterator[Browser]:
-    with a_browser() as browser:
-        yield browser
 
 
 def reader(chromium: Browser, *, width: int = 1440, theme: str = "light", locale: str = "en-US") -> BrowserContext:

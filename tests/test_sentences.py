@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from engine.languages import LANGUAGES
-from tests.test_page import a_browser
+from tests.studio import a_browser
 
 ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "engine"
@@ -190,11 +190,24 @@ def errors() -> set[str]:
     return names
 
 
+def licences() -> Iterator[str]:
+    """Of the models that Yiwen knows, as the page shows them."""
+    (known,) = (
+        node.value
+        for node in modules()["inference.loader"].tree.body
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "_LICENCES" and node.value
+    )
+    yield from ast.literal_eval(known).values()
+    for path in (ROOT / "assets").glob("models/*/config.json"):
+        yield json.loads(path.read_text(encoding="utf-8"))["yiwen"]["licence"]
+
+
 @cache
 def said() -> dict[str, str]:
     """Each sentence, and the file that says it."""
     found = {sentence: name for name, module in modules().items() for sentence in module.sentences()}
     found |= dict.fromkeys(modules()["server.questions"].fields(), "server.questions")
+    found |= dict.fromkeys(licences(), "inference.loader")
     return {sentence: file for sentence, file in found.items() if sentence not in TRANSLATED}
 
 
@@ -293,6 +306,9 @@ SPOKEN = {
         " L4（cuda:0）共 23.6 GB，空闲 21.9 GB，其中 20.0 GB 可供模型使用：bf16 权重占 4.3 GB，可存 1,024 个词元的 "
         "fp8 KV 缓存占 0.1 GB，连同 CUDA 本身共 5.0 GB；同时处理 2 个序列。KV 缓存采用 FP8：用 16 位时空间不足。"
     ),
+    "Apache-2.0, by Tencent": "Apache-2.0，由腾讯提供",
+    "'a.txt' was not translated: The document could not be stored (No space left on device); see to the data folder of "
+    "the server.": ("'a.txt' 未能翻译：文档未能保存（No space left on device），请检查服务器的数据文件夹。"),
     "A sentence of another version; it stays.": "A sentence of another version; it stays.",
     "constructor, English": "constructor, English",
     "": "",

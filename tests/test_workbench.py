@@ -3,13 +3,15 @@
 import asyncio
 import io
 import json
+import shutil
 import time
 import zipfile
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from threading import Barrier
+from typing import IO, Any
 from xml.etree import ElementTree
 
 import httpx
@@ -23,6 +25,7 @@ from engine.documents.file import Options
 from engine.documents.pace import Pace
 from engine.documents.read import KINDS, read
 from engine.errors import BackendError
+from engine.files import write_whole
 from engine.markup import markdown_writing
 from engine.markup.verify import skeleton, unordered
 from engine.types import Prompt, TokenChunk
@@ -132,7 +135,13 @@ def test_segments_come_page_by_page_and_by_their_words(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [{"from": "-1"}, {"from": "x"}, {"count": "0"}, {"count": "501"}, {"only": "done"}, {"q": "a" * 1001}]
+    "asked",
+    [
+        *({"from": said} for said in ("-1", "x", "00", "0" * 10 + "1", "1" * 11, "٣", "1\n")),
+        *({"count": said} for said in ("0", "501", "01")),
+        {"only": "done"},
+        {"q": "a" * 1001},
+    ],
 )
 def test_a_page_that_cannot_be_is_refused_in_a_sentence(url: str, asked: dict[str, str]) -> None:
     answer = httpx.get(f"{url}/documents/{done(url, 'a.txt', TEXT)}/segments", params=asked)
@@ -207,6 +216,7 @@ def test_what_is_edited_stands_in_the_result_at_once(url: str) -> None:
 
 BAD = [
     ("   ", "The text is empty"),
+    ("\u200b\u00ad \u2060\u3164", "The text is empty"),
     ("Wide is the <s1>river</s1>.", "The text lacks <s2></s2>"),
     ("Wide is <s2></s2> the river.", "The text lacks <s1>…</s1>"),
     ("Wide <s2></s2><s1>river.", "must each be there once"),
@@ -416,7 +426,10 @@ def test_a_document_in_error_goes_on_where_it_stood(
     assert ended(url, document_id)["status"] == "error"
     assert [one["text"] is None for one in listed(url, document_id)] == [False, False, True]
     assert edit(url, document_id, 1, "Zwei.").status_code == 200
-    assert code_of(httpx.get(f"{url}/documents/{document_id}/result")) == (409, "document_not_ready")
+    for path in (f"{document_id}/result", f"zip?id={document_id}"):
+        answer = httpx.get(f"{url}/documents/{path}")
+        assert code_of(answer) == (409, "document_not_ready")
+        assert answer.json()["error"] == "'a.txt' was not translated: The card is busy."
     serve.stop(last=True)
     backend = Odd()
     url = serve(backend, data_dir=tmp_path)
@@ -529,6 +542,90 @@ def test_results_are_packed_under_names_of_their_own(url: str) -> None:
         assert packed.namelist() == ["a.fr.txt", "A.fr (2).TXT", "a.fr (3).txt"]
         assert packed.read("a.fr (3).txt") == b"Eins.\n\nTWO.\n\nTHREE.\n"
         assert packed.testzip() is None
+
+
+def test_a_result_is_whole_while_it_is_edited_and_deleted(url: str) -> None:
+    document_id = done(url, "a.txt", b"\n" * 30_000 + b"The end.\n")
+    address = f"{url}/documents/{document_id}"
+
+    def get() -> httpx.Response:
+        answer = httpx.get(f"{address}/result", timeout=20)
+        time.sleep(0.01)
+        return answer
+
+    with ThreadPoolExecutor(6) as asking:
+        answers = []
+        for number in range(30):
+            asking.submit(edit, url, document_id, 0, "The end." * (number % 7 + 1))
+            answers += [asking.submit(get) for _ in range(3)]
+        answers[50].result()
+        assert httpx.delete(address).status_code == 204
+    for answer in (each.result() for each in answers):
+        assert answer.status_code in (200, 404)
+        assert answer.content.lower().endswith(b"end.\n") or answer.json()["code"] == "no_such_document"
+
+
+def test_a_full_disk_is_told_everywhere(serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    url = serve(Shouts(), data_dir=tmp_path)
+    document_id = done(url, "a.txt", TEXT)
+    edit(url, document_id, 0, "Eins.")
+    full, write = set[str](), write_whole
+
+    def refuses(path: Path, data: bytes) -> None:
+        if path.name in full:
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr("engine.documents.folder.write_whole", refuses)
+    full |= {"source"}
+    refused = send(url, "b.txt", TEXT)
+    assert code_of(refused) == (507, "not_stored")
+    assert "(No space left on device)" in refused.json()["error"]
+    assert [path.name for path in tmp_path.glob("documents/*/")] == [document_id]
+    full |= {"result"}
+    assert code_of(httpx.get(f"{url}/documents/{document_id}/result")) == (507, "not_stored")
+    full -= {"source"}
+    other = send(url, "b.txt", b"12\n").json()["id"]
+    assert ended(url, other)["code"] == "not_stored"
+    full |= {"cut.jsonl", "error.json"}
+    failed = send(url, "c.txt", TEXT).json()["id"]
+    assert (ended(url, failed)["status"], status_of(url, failed)["code"]) == ("error", "not_stored")
+    full.clear()
+    assert result(url, document_id) == b"Eins.\n\nTWO.\n\nTHREE.\n"
+    assert result(url, other) == b"12\n"
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *_: refuses(tmp_path / "zip", b""))
+    full |= {"zip"}
+    assert code_of(httpx.get(f"{url}/documents/zip", params={"id": document_id})) == (507, "not_stored")
+
+
+def test_who_leaves_stops_the_zip_and_the_retry(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, packing, copied = Odd(), Barrier(2), shutil.copyfileobj
+    url = serve(backend)
+    document_id = done(url, "a.txt", TEXT)
+    ended_with = list[Exception]()
+
+    def copy(source: IO[bytes], target: IO[bytes]) -> None:
+        packing.wait(9)
+        soon(lambda: source.closed)
+        try:
+            copied(source, target)
+        except ValueError as error:
+            ended_with.append(error)
+            raise
+
+    with monkeypatch.context() as patched, ThreadPoolExecutor(1) as asking:
+        patched.setattr(shutil, "copyfileobj", copy)
+        left = asking.submit(httpx.get, f"{url}/documents/zip", params={"id": document_id}, timeout=1)
+        packing.wait(9)
+        assert isinstance(left.exception(), httpx.ReadTimeout)
+        soon(lambda: bool(ended_with))
+    assert httpx.get(f"{url}/documents/zip", params={"id": document_id}).status_code == 200
+    backend.waits = 5
+    cancelled, before = backend.cancelled, listed(url, document_id)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/documents/{document_id}/segments/0/retry", timeout=0.5)
+    soon(lambda: backend.running == 0 and backend.cancelled > cancelled)
+    assert listed(url, document_id) == before
 
 
 def test_a_zip_of_what_is_not_there_is_refused(url: str, serve: Serve) -> None:

@@ -195,10 +195,11 @@ _TERMS = {
         "从服务器移除术语表“{name}”（{count} 条术语）？",
     ),
     "glossary_removed": ("The glossary {name} is removed.", "术语表“{name}”已移除。"),
-    "terms_use": ("Terms: {name}, {count}", "术语：{name}，{count} 条"),
+    "terms_none": ("No terms yet. Add one, or drop a file.", "暂无术语。可添加，或拖入文件。"),
+    "terms_use": ("Terms: {name} ({count})", "术语：{name}（{count} 条）"),
     "terms_without": (
-        "Terms: {name}, {count}, without your unsaved changes",
-        "术语：{name}，{count} 条，不含未保存的更改",
+        "Terms: {name} ({count}), without your unsaved changes",
+        "术语：{name}（{count} 条），不含未保存的更改",
     ),
     "terms_unfit": (
         "No terms: {name} is for {from} → {to}",

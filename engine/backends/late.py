@@ -1,6 +1,6 @@
 """A backend that is still on its way: loaded in a thread of its own, while the server is up. Knows no model.
 
-Until it is there every use raises `Loading`, which says how far it is; after a failure, what failed.
+Until it is there every use raises `Loading`, which says how far it is; after a failure `LoadFailed`, which says why.
 """
 
 import asyncio
@@ -19,6 +19,12 @@ Load = Callable[[Progress], Backend]
 MOST_RETRY_SECONDS = 5  # a document that waits goes on soon after, however long the rest was thought to take
 
 log = logging.getLogger(__name__)
+
+
+class LoadFailed(Loading):
+    """It does not come any more; the program ends soon. Who waits for it waits on: the next start may have it."""
+
+    code = "load_failed"
 
 
 class LateBackend:
@@ -75,8 +81,8 @@ class LateBackend:
     def _there(self) -> Backend:
         if self._backend:
             return self._backend
-        if self.failure:  # likewise, for the program ends soon: a document that waits is not to be given up for it
-            raise Loading(str(self.failure), MOST_RETRY_SECONDS)
+        if self.failure:
+            raise LoadFailed(str(self.failure), MOST_RETRY_SECONDS)
         state = self.state
         raise Loading(state.reason, ceil(min(max(state.seconds_left or 1, 1), MOST_RETRY_SECONDS)))
 

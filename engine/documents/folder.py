@@ -13,6 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -130,9 +131,15 @@ def _read_end(folder: Path, job: Job) -> None:
 
 
 def write_order(folder: Path, job: Job, data: bytes) -> None:
-    folder.mkdir(mode=0o700)
-    write_whole(folder / "source", data)
-    _write_json(folder / "order.json", {**asdict(job.order), "created": job.created})
+    """Raises `NotStored`, and nothing of it is left."""
+    with _storing("document"):
+        try:
+            folder.mkdir(mode=0o700)
+            write_whole(folder / "source", data)
+            _write_json(folder / "order.json", {**asdict(job.order), "created": job.created})
+        except OSError:
+            remove(folder)
+            raise
 
 
 def read_order(folder: Path) -> Order:
@@ -141,13 +148,16 @@ def read_order(folder: Path) -> Order:
 
 
 def write_answer(folder: Path, result: bytes, answer: Finished, warned: int, edited: int) -> None:
-    """`warned` and `edited` say how many segments are."""
-    write_whole(folder / "result", result)
-    _write_json(folder / "answer.json", {**asdict(answer), "warned": warned, "edited": edited})
+    """`warned` and `edited` say how many segments are. Raises `NotStored`."""
+    with _storing("document"):
+        write_whole(folder / "result", result)
+        _write_json(folder / "answer.json", {**asdict(answer), "warned": warned, "edited": edited})
 
 
 def write_error(folder: Path, sentence: str, code: str) -> None:
-    _write_json(folder / "error.json", [sentence, code])
+    """Raises `NotStored`."""
+    with _storing("document"):
+        _write_json(folder / "error.json", [sentence, code])
 
 
 def forget_error(folder: Path) -> None:
@@ -185,6 +195,7 @@ class Line:
 
 
 def write_cut(folder: Path, kept: Kept) -> None:
+    """Raises `NotStored`."""
     cut = kept.cut
     head = {
         "model": kept.model,
@@ -208,7 +219,8 @@ def write_cut(folder: Path, kept: Kept) -> None:
                 "shows": shows,
             }
         )
-    write_whole(folder / "cut.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    with _storing("document"):
+        write_whole(folder / "cut.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def read_cut(folder: Path) -> Kept | None:
@@ -249,21 +261,18 @@ def add_line(folder: Path, line: Line, *, stale: bool) -> None:
 
 
 def _add(folder: Path, lines: str, *, stale: bool, synced: bool) -> None:
-    try:
+    with _storing("segment"):
         if stale:
             (folder / "stale").touch()
         with (folder / "segments.jsonl").open("ab", buffering=0) as file:  # in one go, whoever else writes
             file.write(lines.encode())
             if synced:
                 os.fsync(file.fileno())
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise NotStored(f"The segment could not be stored ({why}); see to the data folder of the server.") from error
 
 
 def end_line(folder: Path) -> None:
-    """The last line may lack its end."""
-    with (folder / "segments.jsonl").open("ab") as file:
+    """The last line may lack its end. Raises `NotStored`."""
+    with _storing("segment"), (folder / "segments.jsonl").open("ab") as file:
         file.write(b"\n")
 
 
@@ -328,3 +337,13 @@ def _answer(said: dict[str, Any]) -> Finished:
 
 def _write_json(path: Path, value: object) -> None:
     write_whole(path, json.dumps(value).encode())
+
+
+@contextmanager
+def _storing(what: str) -> Iterator[None]:
+    """Says in a sentence what the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise NotStored(f"The {what} could not be stored ({why}); see to the data folder of the server.") from error

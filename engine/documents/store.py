@@ -16,8 +16,8 @@ import unicodedata
 import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, TypeVar
@@ -34,6 +34,7 @@ from engine.errors import (
     EmptyText,
     InvalidRequest,
     NoSuchDocument,
+    NotStored,
     Overloaded,
     YiwenError,
 )
@@ -47,6 +48,7 @@ MOST_KEPT = 100  # the oldest that are done make room
 MOST_OPEN_SEGMENTS = 50_000  # of documents that are open and not under way; some 2 kB each
 MOST_ZIPPED = 100  # documents
 ZIP_BYTES_IN_MEMORY = 8 * 1024**2  # a larger zip is made on the disk
+ZIP_LEVEL = 1  # a third of the time that the usual one takes, for a sixth more bytes
 ANOTHER_TEMPERATURE = 0.7  # where the model would say the same again: HY-MT's own recommendation
 RETRY_SECONDS = (1, 5, 30)  # after each failure of the model or its host
 NAME_CHARACTERS = 150
@@ -79,6 +81,8 @@ class Documents:
         # One thread for all that takes long: it keeps one core at most from those who wait for an answer, and what is
         # removed is not being written.
         self._thread = ThreadPoolExecutor(1, "documents")
+        self._zipping = asyncio.Semaphore(1)  # a zip holds many files open
+        self._zips = ThreadPoolExecutor(1, "zips")  # of its own, so that no document waits for one
 
     async def start(self) -> None:
         """Takes the shelf, or a passing one where that cannot be had, and goes on with what is unfinished there."""
@@ -96,7 +100,8 @@ class Documents:
         retries = [task for tasks in self._retries.values() for task in tasks]
         await _stop([*self._tasks.values(), *retries, *([self._refreshing] if self._refreshing else [])])
         await self._in_thread(lambda: None)  # what is being written is written
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._thread, self._zips):
+            thread.shutdown(wait=False, cancel_futures=True)
         if self._taken:
             files.leave(self._taken)
 
@@ -133,21 +138,28 @@ class Documents:
             )
         return job
 
-    async def result(self, document_id: str) -> tuple[Path, str]:
-        """The file, made anew where something has changed since, and its name."""
+    def _done(self, document_id: str) -> Job:
         job = self.get(document_id)
         if job.status == "error" and job.error:
-            raise DocumentNotReady(f"The document was not translated: {job.error[0]}")
+            raise DocumentNotReady(f"{job.order.name!r} was not translated: {job.error[0]}")
         if job.answer is None:
             far = f"{job.segments_done:,} of {job.segments_total or 0:,} segments are"
-            raise DocumentNotReady(f"The document is not ready: {far}; ask again when its status is done.")
+            raise DocumentNotReady(f"{job.order.name!r} is not ready: {far}; ask again when its status is done.")
+        return job
+
+    async def result(self, document_id: str) -> tuple[IO[bytes], str]:
+        """The file, made anew where something has changed since, and its name. It is open, so that it stays as it is
+        whatever becomes of the document: whoever has it closes it."""
+        job = self._done(document_id)
         async with self._saving[job.id]:
             if job.stale:
                 await self._save(job)
-        path = self._shelf / job.id / "result"
-        if not path.is_file():
-            raise NoSuchDocument("The document's file is gone from the data folder; send the original again.")
-        return path, result_name(job)
+            try:
+                return (self._shelf / job.id / "result").open("rb"), result_name(job)
+            except FileNotFoundError as error:
+                raise NoSuchDocument(
+                    "The document's file is gone from the data folder; send the original again."
+                ) from error
 
     async def zipped(self, document_ids: Sequence[str]) -> IO[bytes]:
         """The results as a zip, open at its beginning: whoever has it closes it."""
@@ -155,13 +167,19 @@ class Documents:
         if not 0 < len(ids) <= MOST_ZIPPED:
             raise InvalidRequest(f"id must name 1 to {MOST_ZIPPED} documents, each as id=…; {len(ids)} are named.")
         for document_id in ids:  # who is told at once need not wait for the others to be made
-            job = self.get(document_id)
-            if job.answer is None:
-                raise DocumentNotReady(
-                    f"{job.order.name!r} is not ready; leave it out, or ask when its status is done."
-                )
-        results = [await self.result(document_id) for document_id in ids]
-        return await asyncio.to_thread(_zip, results)
+            self._done(document_id)
+        async with self._zipping:
+            with ExitStack() as opened:  # where nobody waits any more, the files are closed, which ends the zip
+                results = []
+                for document_id in ids:
+                    file, name = await self.result(document_id)
+                    results.append((opened.enter_context(file), name))
+                making = self._zips.submit(_zip, results)
+                try:
+                    return await asyncio.wrap_future(making)
+                except asyncio.CancelledError:
+                    making.add_done_callback(_close)
+                    raise
 
     async def remove(self, document_id: str) -> None:
         """Cancels it where it is under way; nothing of it is left."""
@@ -257,17 +275,22 @@ class Documents:
                 elif isinstance(event, Finished):
                     seconds = event.seconds
         assert done is not None, "a run that ends well has its segment"
+        # once begun to the end, whoever leaves: what is on the disk is what is shown
+        return await asyncio.shield(self._put_again(job, done, before, seconds))
+
+    async def _put_again(self, job: Job, done: Translated, before: Listed, seconds: float) -> Listed:
+        index = done.segment.index
         async with self._changing[job.id]:
-            bench = await self._ready(self.get(job.id), part.index)
-            now = bench.segment(part.index)
+            bench = await self._ready(self.get(job.id), index)
+            now = bench.segment(index)
             if now.edited and now.text != before.text:
                 return now
-            old = bench.done.get(part.index)
+            old = bench.done.get(index)
             done = replace(done, tokens=done.tokens + (old.tokens if old else 0))
             if await _breaks(bench, done):
                 done = bench.source_kept(done)
             await self._put(job, bench, Line(done, self._translator.info.name), seconds)
-            return bench.segment(part.index)
+            return bench.segment(index)
 
     async def _put(self, job: Job, bench: Workbench, line: Line, seconds: float = 0.0) -> None:
         """To be called while nobody else changes the document."""
@@ -277,7 +300,7 @@ class Documents:
         place = self._shelf / job.id
         if line.edited:  # beside our thread, which may be reading a large file
             await asyncio.to_thread(folder.add_lines, place, [line])
-        else:  # in it: a retry may be cancelled while it writes, and the folder be removed
+        else:  # in it, so that `close` waits for it
             await self._in_thread(lambda: folder.add_lines(place, [line]))
         bench.put(line.done, edited=line.edited)
         self._tell(job, bench, seconds)
@@ -494,6 +517,7 @@ class Documents:
                     await self._keep_sources(job, bench, by_hand, finished.model)
             job.answer = bench.answer(finished.model, finished.seconds + (job.answer.seconds if job.answer else 0))
             job.warned, job.edited = len(bench.warned), len(bench.edited)
+            job.stale = True  # until it is on the disk, which may be full
         async with self._saving[job.id]:
             await self._save(job)
 
@@ -528,7 +552,10 @@ class Documents:
                 self._tell(job, bench)
             return
         job.status = "error"
-        folder.write_error(self._shelf / job.id, sentence, code)
+        try:
+            folder.write_error(self._shelf / job.id, sentence, code)
+        except NotStored as error:  # after a restart it goes on where it stood
+            log.warning("a document failed, which cannot be stored: %s", error)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -570,26 +597,33 @@ def _sampled_anew(request: TranslationRequest) -> TranslationRequest:
     return replace(request, sampling=anew, id=new_id())
 
 
-def _zip(results: Iterable[tuple[Path, str]]) -> IO[bytes]:
+def _zip(results: Iterable[tuple[IO[bytes], str]]) -> IO[bytes]:
     made = tempfile.SpooledTemporaryFile(ZIP_BYTES_IN_MEMORY)  # noqa: SIM115  whoever has it closes it
     names: set[str] = set()
     try:
         with zipfile.ZipFile(made, "w") as packed:
-            for path, name in results:
+            for result, name in results:
                 inside = zipfile.ZipInfo(_unique(name, names), time.localtime()[:6])
                 inside.compress_type = (
                     zipfile.ZIP_STORED if PurePosixPath(name).suffix.lower() in _PACKED else zipfile.ZIP_DEFLATED
                 )
-                with path.open("rb") as result, packed.open(inside, "w", force_zip64=True) as member:
+                inside._compresslevel = ZIP_LEVEL  # type: ignore[attr-defined]  # from Python 3.13 `compress_level` too
+                with packed.open(inside, "w", force_zip64=True) as member:
                     shutil.copyfileobj(result, member)
-    except FileNotFoundError as error:
-        made.close()
-        raise NoSuchDocument("One of the documents was deleted meanwhile; leave it out.") from error
-    except BaseException:
-        made.close()
-        raise
-    made.seek(0)
+        made.seek(0)
+    except BaseException as error:
+        with suppress(OSError):  # what it could not write, it cannot write now
+            made.close()
+        if not isinstance(error, OSError):
+            raise
+        why = error.strerror or type(error).__name__
+        raise NotStored(f"The zip could not be stored ({why}); see to the temporary folder of the server.") from error
     return made
+
+
+def _close(making: Future[IO[bytes]]) -> None:
+    if not making.cancelled() and not making.exception():
+        making.result().close()
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -26,6 +26,8 @@ FAILED = frozenset({SOURCE_KEPT, "empty"})  # warnings of what has no translatio
 _LIKE_A_MARK = re.compile(r"<\s{0,3}/?\s{0,3}s\s{0,3}\d{1,6}\s{0,3}/?\s{0,3}>", re.IGNORECASE)
 _MARK = re.compile(r"</?s\d{1,6}>")
 _NO_LINE = frozenset({"Cc", "Zl", "Zp"})  # line ends and controls
+_UNSEEN = frozenset({"Cf", "Zs"})  # joiners, marks of direction, blanks
+_UNSEEN_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe0e\ufe0f\uffa0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,7 @@ def shown(part: Segment) -> dict[str, str]:
 
 def _checked(part: Segment, source: str, text: str) -> str:
     text = text.strip()
-    if not text:
+    if all(unicodedata.category(each) in _UNSEEN or each in _UNSEEN_LETTERS for each in text):
         raise InvalidRequest("The text is empty; a segment needs one with at least a word in it.")
     if len(text) > MOST_CHARACTERS:
         raise TextTooLong(f"The text has {len(text):,} characters; a segment takes {MOST_CHARACTERS:,} at the most.")

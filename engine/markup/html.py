@@ -72,7 +72,7 @@ _MATTERS = re.compile(  # a tag that has none of these says nothing to a reader,
     r"title|alt|placeholder|aria-|label|summary|content|value|translate|lang", re.IGNORECASE
 )
 
-_SPACE = re.compile(r"[\t\n\f\r ]*[\n\r][\t\n\f\r ]*")
+_SPACE = re.compile(r"(?<![\t\n\f\r ])[\t\f ]*+[\n\r][\t\n\f\r ]*+")
 _ENTITY = re.compile(r"&(?:#[^\t\n\f <&#;]{1,32};?|(?P<name>[A-Za-z][A-Za-z0-9]*+)(?P<end>[;=]?))")
 _LOOSE_END = re.compile(r"(?:</?|&[#\w]*)\Z")  # with other text after it, it could mean something else
 _UNQUOTABLE = re.compile(r"[\s\"'=<>`]|\A\Z")

@@ -54,7 +54,7 @@ def write(block: Block, text: str) -> str:
         block = replace(block, form=form.removeprefix(ATTRIBUTE))
         return html.write(block, " ".join(text.split())).translate(_AS_ENTITIES)
     if form.startswith("html"):
-        return html.write(block, re.sub(r"\s*[\r\n]+\s*", " ", text))  # an empty line would end an HTML block
+        return html.write(block, markdown_writing.LINE_BREAK.sub(" ", text))  # an empty line would end an HTML block
     return markdown_writing.write(block, text)
 
 

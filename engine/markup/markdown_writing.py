@@ -16,7 +16,7 @@ from engine.markup.markdown_spans import block_types, pieces, supposed
 from engine.types import Block
 
 _HARD_BREAK = re.compile(r"[ \t]*\\?(?:\r\n?|\n)[> \t]*")
-_LINE_BREAK = re.compile(r"\s*[\r\n]+\s*")
+LINE_BREAK = re.compile(r"(?<!\s)[^\S\r\n]*+[\r\n]\s*+")  # with what stands around it
 _EMPTY_LINE = re.compile(r"\n[> \t]*\r?\n")  # between two hard breaks: the end of the block
 _EMPHASIS = {"*": "em", "_": "em", "**": "strong", "__": "strong", "~~": "del", "~": "del"}
 _SPECIAL = re.compile(r"[\\`*_\[\]<>&~$!{^|]")
@@ -98,7 +98,7 @@ def _split(block: Block, text: str, form: str, escaped: int) -> Iterator[_Part]:
     known = {piece for piece in marks.pieces(block.text, block.tags) if isinstance(piece, str)}
     for place, piece in enumerate(cut_text):
         if isinstance(piece, str):
-            run, last = _LINE_BREAK.sub(" ", piece), place == len(cut_text) - 1
+            run, last = LINE_BREAK.sub(" ", piece), place == len(cut_text) - 1
             yield _Part("text", run, _spelt(run, block, known, form, escaped, place == 0, last), "text")
             continue
         opening, closing = block.tags[piece.number]

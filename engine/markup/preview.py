@@ -1,7 +1,7 @@
 """What a text looks like: a whole page of HTML to be shown in a sandboxed frame. Knows no document of ours.
 
 Nothing in it runs and nothing is fetched, even outside a sandbox: a policy stands before all else, and what no policy
-reaches, a `<meta>` that leads elsewhere and a `<link>` that is more than a style, is left out.
+reaches, a `<meta>` that leads elsewhere and every `<link>`, is left out. Its size is bounded.
 """
 
 import re
@@ -9,6 +9,7 @@ from html import escape
 
 import pyromark
 
+from engine.errors import TextTooLong
 from engine.markup.front_matter import front_matter
 from engine.markup.lexer import attributes, lex
 from engine.markup.parse import Markup
@@ -31,19 +32,58 @@ _STYLE = (
     "blockquote{margin-inline:0;padding-inline-start:1em;border-inline-start:3px solid #8888}</style>"
 )
 _HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
-_LINKED = frozenset({"stylesheet", "icon"})  # what a policy speaks of; not `preconnect`, `dns-prefetch`, `manifest`
+_LINE_END = re.compile(r"\r\n?|\n")
+_OF_A_RULE = " \t|:->*+0123456789.)"  # the line under a table's head, be it in a quotation or a list
+
+MOST_CHARACTERS = 2_000_000  # twice what a request takes unless told otherwise: a translation may be the longer one
+MOST_SHOWN = 20_000_000  # characters of a page
+CELL = 40  # of them, with its tags
 
 
 def page(markup: Markup, text: str) -> str:
-    """`text` as a reader sees it; HTML as it is, Markdown without its front matter, text word for word."""
+    """`text` as a reader sees it; HTML as it is, Markdown without its front matter, text word for word.
+
+    Raises `TextTooLong`, also for the page it would become.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise TextTooLong(
+            f"The text has {len(text):,} characters; a preview takes {MOST_CHARACTERS:,} at the most. "
+            "Show a part of it."
+        )
     text = _HALF_A_CHARACTER.sub("\ufffd", text).removeprefix("\ufeff")
     if markup == "html":
         return _FIRST + _harmless(text)
     if markup == "text":
         return f'{_FIRST}{_STYLE}<body dir="auto"><pre>\n{escape(text)}</pre>'
     text = text.replace("\r\n", "\n")
-    body = pyromark.html(text[front_matter(text, 0).end :], options=DIALECT)
+    text = text[front_matter(text, 0).end :]
+    _bounded(_most_cells(text) * CELL)
+    body = pyromark.html(text, options=DIALECT)
+    _bounded(len(body))
     return f'{_FIRST}{_STYLE}<body dir="auto">{_harmless(body)}'
+
+
+def _bounded(characters: int) -> None:
+    if characters > MOST_SHOWN:
+        raise TextTooLong(
+            f"The page of this text would have some {characters:,} characters; {MOST_SHOWN:,} are shown at the most. "
+            "Show a part of it."
+        )
+
+
+def _most_cells(text: str) -> int:
+    """How many its tables may have: a row with few is filled up to the width of the table, so that a short text may
+    become a page of gigabytes."""
+    cells = width = rows = 0
+    for line in [*_LINE_END.split(text), ""]:
+        if line.strip(" \t"):
+            rows += 1
+            if not line.strip(_OF_A_RULE):
+                width = max(width, line.count("|") + 1)
+        else:  # a table ends here
+            cells += width * rows
+            width = rows = 0
+    return cells
 
 
 def _harmless(source: str) -> str:
@@ -52,10 +92,7 @@ def _harmless(source: str) -> str:
     for token in lex(source):
         if token.kind != "start" or token.tag not in ("meta", "link"):
             continue
-        said = {each.name: source[each.start : each.end].strip().lower() for each in attributes(source, token)}
-        if token.tag == "link" and set(said.get("rel", "").split()) <= _LINKED:
-            continue
-        if token.tag == "meta" and "http-equiv" not in said:
+        if token.tag == "meta" and all(each.name != "http-equiv" for each in attributes(source, token)):
             continue
         parts.append(source[done : token.start])
         done = token.end

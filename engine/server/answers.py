@@ -290,6 +290,21 @@ def refusals(by_status: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": description} for status, description in by_status.items()}
 
 
+TEXT_ERRORS = refusals(
+    {
+        400: "Nothing to translate, an unknown language, the same language twice, a glossary of others, or broken JSON",
+        403: "A page of another host asked",
+        404: "No such glossary",
+        413: "The text or the request is too long",
+        415: "Neither JSON nor a form",
+        422: "A field is missing, unknown or of the wrong kind",
+        503: "Too busy (see Retry-After), or the model failed",
+    }
+)
+# of a text that needs no model
+READING_ERRORS: dict[int | str, dict[str, Any]] = {status: TEXT_ERRORS[status] for status in (403, 413, 415, 422)}
+
+
 def to_json(message: JsonObject) -> str:
     return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
 

@@ -1,9 +1,8 @@
 """`/bench`: a short benchmark, a point at a time as server-sent events. Knows HTTP; `benchmark` measures."""
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import asdict
 
 from fastapi import APIRouter, Request, Response
@@ -12,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from engine.benchmark import MOST_SECONDS, Benchmark, Point
 from engine.errors import YiwenError
-from engine.server import answers, questions
+from engine.server import answers, incoming, questions
 from engine.server.errors import describe
 from engine.server.questions import JsonObject
 from engine.translator import Translator
@@ -73,13 +72,8 @@ class _Points(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._benchmark.begun(self._seconds) as points:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            tasks = [asyncio.create_task(_forward(points, send)), asyncio.create_task(_left(receive))]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            with suppress(incoming.ClientLeft):
+                await incoming.while_connected(receive, _forward(points, send))
 
 
 async def _forward(points: AsyncGenerator[Point, None], send: Send) -> None:
@@ -99,9 +93,3 @@ async def _forward(points: AsyncGenerator[Point, None], send: Send) -> None:
 async def _send_line(send: Send, message: JsonObject) -> None:
     line = f"data: {answers.to_json(message)}\n\n".encode()
     await send({"type": "http.response.body", "body": line, "more_body": True})
-
-
-async def _left(receive: Receive) -> None:
-    """Comes back when the client is gone. The body must have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -16,18 +16,10 @@ from engine.termbase.store import Glossaries
 from engine.translator import Translator
 from engine.types import TranslationRequest, new_id
 
-_ERRORS = answers.refusals(
-    {
-        400: "Nothing to translate, an unknown language, the same language twice, a glossary of others, or broken JSON",
-        403: "A page of another host asked",
-        404: "No such glossary",
-        413: "The text or the request is too long",
-        415: "Neither JSON nor a form",
-        422: "A field is missing, unknown or of the wrong kind, or there is no such segment",
-        503: "Too busy (see Retry-After), or the model failed",
-    }
-)
-_RENDER_ERRORS = answers.refusals({status: str(_ERRORS[status]["description"]) for status in (403, 413, 415, 422)})
+_ERRORS = {
+    **answers.TEXT_ERRORS,
+    **answers.refusals({422: "A field is missing, unknown or of the wrong kind, or there is no such segment"}),
+}
 
 
 def router(translator: Translator, glossaries: Glossaries) -> APIRouter:
@@ -59,25 +51,27 @@ def router(translator: Translator, glossaries: Glossaries) -> APIRouter:
         fields = questions.read_fields(await incoming.read(request), questions.AlternativesFields)
         asked = await _asked(fields, glossaries)
         work = translator.alternatives(asked, fields.segment, fields.count, fields.without)
-        try:
-            found = await incoming.while_connected(request.receive, work)
-        except incoming.ClientLeft:
-            return Response(status_code=incoming.CLIENT_CLOSED_REQUEST)
+        found = await incoming.while_connected(request.receive, work)
         return JSONResponse({"segment": found.segment, "alternatives": found.texts})
 
     @api.post(
         "/render",
         summary="How a text looks",
         description="A whole page for a sandboxed frame, in which nothing runs and for which nothing is fetched.",
-        responses={200: {"model": answers.RenderAnswer}, **_RENDER_ERRORS},
+        responses={200: {"model": answers.RenderAnswer}, **answers.READING_ERRORS},
         openapi_extra=questions.body_schema("/render", questions.RenderFields),
     )
     async def render(request: Request) -> Response:
         fields = questions.read_fields(await incoming.read(request), questions.RenderFields)
-        markup: Markup = format_of(fields.text) if fields.format == "auto" else fields.format
-        return JSONResponse({"format": markup, "html": await asyncio.to_thread(page, markup, fields.text)})
+        return Response(await asyncio.to_thread(_rendered, fields), media_type="application/json")
 
     return api
+
+
+def _rendered(fields: questions.RenderFields) -> bytes:
+    """The answer, which may be long."""
+    markup: Markup = format_of(fields.text) if fields.format == "auto" else fields.format
+    return answers.to_json({"format": markup, "html": page(markup, fields.text)}).encode()
 
 
 async def _asked(fields: questions.PromptFields, glossaries: Glossaries) -> TranslationRequest:

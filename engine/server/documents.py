@@ -1,22 +1,25 @@
 """`/documents`: a file in, how far it is, its segments to look at and to mend, the same file in another language. Knows
 HTTP and the store."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import IO, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
+from starlette.types import Receive, Scope, Send
 
 from engine.documents.file import Options
 from engine.documents.folder import Job, Order
 from engine.documents.store import MOST_ZIPPED, Documents, result_name
 from engine.documents.workbench import MOST_CHARACTERS, Listed
 from engine.errors import InvalidRequest, TextTooLong, UnsupportedMedia
-from engine.server import answers, questions
+from engine.server import answers, incoming, questions
 from engine.server.forms import MULTIPART, media_type
 from engine.server.limits import MAX_BODY_BYTES
 from engine.termbase.store import Glossaries
@@ -31,7 +34,7 @@ MOST_LISTED = 500  # segments on a page
 USUALLY_LISTED = 100
 MAX_WORDS = 1_000  # characters that are looked for
 MAX_EDIT_BYTES = 12 * MOST_CHARACTERS + 1_000  # JSON has six for a character, or twelve for one beyond the first plane
-COPIED_BYTES = 256 * 1024  # of a zip, at once
+COPIED_BYTES = 256 * 1024  # of a file, at once
 
 _FILE = {"file": {"type": "string", "format": "binary"}}
 _SCHEMA = questions.DocumentFields.model_json_schema(
@@ -51,6 +54,7 @@ _ERRORS = answers.refusals(
 _MISSING = answers.refusals({404: "No such document"})
 _EARLY = answers.refusals({409: "Not translated yet"})
 _NO_SEGMENT = answers.refusals({404: "No such document or segment", 409: "It is under way, and has no text yet"})
+_NUMBER = re.compile("0|[1-9][0-9]{0,9}")
 # never shown by the browser: a document is a stranger's, and would speak as a page of ours
 _DOWNLOAD = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
 
@@ -138,15 +142,9 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
         openapi_extra=_IDS,
     )
     async def zipped(request: Request) -> Response:
-        made = await store.zipped(request.query_params.getlist("id"))
-        size = made.seek(0, 2)
-        made.seek(0)
-        headers = {
-            **_DOWNLOAD,
-            "Content-Disposition": 'attachment; filename="translations.zip"',
-            "Content-Length": str(size),
-        }
-        return StreamingResponse(_copied(made), media_type="application/zip", headers=headers)
+        zipping = store.zipped(request.query_params.getlist("id"))
+        made = await incoming.while_connected(request.receive, zipping)
+        return _Download(made, "translations.zip", "application/zip")
 
     @api.get(ONE, summary="How far a document is", responses=_MISSING)
     async def status(document_id: str) -> answers.DocumentAnswer:
@@ -155,12 +153,11 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
     @api.get(
         f"{ONE}/result",
         summary="The translated file",
-        response_class=FileResponse,
+        response_class=StreamingResponse,
         responses={200: {"content": {"application/octet-stream": {}}}, **_MISSING, **_EARLY},
     )
     async def result(document_id: str) -> Response:
-        path, name = await store.result(document_id)
-        return FileResponse(path, filename=name, headers=_DOWNLOAD, media_type="application/octet-stream")
+        return _Download(*await store.result(document_id), "application/octet-stream")
 
     @api.get(
         SEGMENTS,
@@ -208,8 +205,9 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
             **answers.refusals({503: "Too busy (see Retry-After), or the model failed"}),
         },
     )
-    async def retry(document_id: str, index: str) -> Response:
-        return _json(_segment(await store.retry(document_id, _index(index))))
+    async def retry(document_id: str, index: str, request: Request) -> Response:
+        retrying = store.retry(document_id, _index(index))
+        return _json(_segment(await incoming.while_connected(request.receive, retrying)))
 
     @api.post(
         f"{ONE}/retry",
@@ -234,7 +232,7 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
 
 
 def _whole_number(name: str, said: str, least: int, most: int) -> int:
-    if not said.isdecimal() or not least <= (number := int(said[:10])) <= most:
+    if not _NUMBER.fullmatch(said) or not least <= (number := int(said)) <= most:
         raise InvalidRequest(f"{name} must be a whole number from {least} to {most:,}, not {said[:20]!r}.")
     return number
 
@@ -247,10 +245,26 @@ def _json(value: questions.JsonObject) -> Response:
     return Response(answers.to_json(value), media_type="application/json")
 
 
-def _copied(made: IO[bytes]) -> Iterator[bytes]:
-    with made:
-        while data := made.read(COPIED_BYTES):
-            yield data
+class _Download(StreamingResponse):
+    """All of a file that is open, which is closed then, whoever leaves."""
+
+    def __init__(self, file: IO[bytes], name: str, media_type: str) -> None:
+        size = file.seek(0, 2)
+        file.seek(0)
+        plain = quote(name)
+        named = f'filename="{name}"' if plain == name else f"filename*=utf-8''{plain}"
+        headers = {**_DOWNLOAD, "Content-Disposition": f"attachment; {named}", "Content-Length": str(size)}
+        super().__init__(_copied(file), media_type=media_type, headers=headers)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+
+def _copied(file: IO[bytes]) -> Iterator[bytes]:
+    while data := file.read(COPIED_BYTES):
+        yield data
 
 
 def _segment(one: Listed) -> questions.JsonObject:

@@ -11,13 +11,12 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 from starlette.types import Receive
 
-from engine.errors import InvalidRequest, UnsupportedMedia
+from engine.errors import InvalidRequest, UnsupportedMedia, YiwenError
 from engine.server import questions
 from engine.server.forms import MULTIPART, URLENCODED, media_type
 from engine.server.limits import MAX_BODY_BYTES
 
 MAX_FORM_FIELDS = 1000  # as Starlette has it for multipart
-CLIENT_CLOSED_REQUEST = 499  # nginx's number; only logs see it
 
 _FORMS = (URLENCODED, MULTIPART)
 
@@ -47,8 +46,11 @@ def _read_urlencoded(body: bytes) -> list[tuple[str, str]]:
         raise InvalidRequest(f"The form has more than {MAX_FORM_FIELDS:,} fields; send a list as JSON.") from error
 
 
-class ClientLeft(Exception):
-    pass
+class ClientLeft(YiwenError):
+    """Nobody reads the answer to it."""
+
+    status = 499  # nginx's number; only logs see it
+    code = "client_left"
 
 
 async def while_connected(receive: Receive, work: Awaitable[Result]) -> Result:

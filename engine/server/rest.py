@@ -21,20 +21,6 @@ from engine.types import Finished, Guess, TranslationEvent, TranslationRequest, 
 
 TEXTS_AT_ONCE = 32  # of one list: the rest wait here, so that a long list does not fill the scheduler alone
 
-_ERRORS = answers.refusals(
-    {
-        400: "Nothing to translate, an unknown language, the same language twice, a glossary of others, or broken JSON",
-        403: "A page of another host asked",
-        404: "No such glossary",
-        413: "The text or the request is too long",
-        415: "Neither JSON nor a form",
-        422: "A field is missing, unknown or of the wrong kind",
-        503: "Too busy (see Retry-After), or the model failed",
-    }
-)
-
-_DETECT_ERRORS = answers.refusals({status: str(_ERRORS[status]["description"]) for status in (403, 413, 415, 422)})
-
 log = logging.getLogger(__name__)
 Events = AsyncGenerator[TranslationEvent, None]
 
@@ -47,7 +33,7 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
         summary="Translate a text, or a list of texts",
         description="A form (urlencoded or multipart) takes the same fields; `glossary` and `sampling` as JSON text. "
         "`stream` answers with server-sent events, the messages of the WebSocket `/ws/translate`.",
-        responses={200: {"model": answers.TranslateAnswer}, **_ERRORS},
+        responses={200: {"model": answers.TranslateAnswer}, **answers.TEXT_ERRORS},
         openapi_extra=questions.body_schema("/translate", questions.TranslateFields),
     )
     async def translate(request: Request) -> Response:
@@ -60,10 +46,7 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
             if not isinstance(fields.text, str):
                 raise InvalidRequest("A stream carries one text; send text as a string, or leave out stream.")
             return EventStream(run_id, metrics.observe(translator.stream(requests[0])))
-        try:
-            finished = await incoming.while_connected(request.receive, _translate_all(translator, metrics, requests))
-        except incoming.ClientLeft:
-            return Response(status_code=incoming.CLIENT_CLOSED_REQUEST)
+        finished = await incoming.while_connected(request.receive, _translate_all(translator, metrics, requests))
         one = isinstance(fields.text, str)
         return JSONResponse(answers.answer(finished[0]) if one else answers.answer_for_list(finished))
 
@@ -71,7 +54,7 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
         "/detect",
         summary="Which language a text is in, or each of a list of texts",
         description="Among all languages that Yiwen knows, also those that the model lacks.",
-        responses={200: {"model": answers.DetectAnswer}, **_DETECT_ERRORS},
+        responses={200: {"model": answers.DetectAnswer}, **answers.READING_ERRORS},
         openapi_extra=questions.body_schema("/detect", questions.DetectFields),
     )
     async def which(request: Request) -> Response:

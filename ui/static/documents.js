@@ -50,7 +50,8 @@ function paint(entry, said) {
   Object.assign(bar, { ariaLabel: name, ...(max && { max, value }) });
   Object.assign(link, { href: url(`documents/${id}/result`), download: entry.result_name });
   Object.assign(zipped, { value: id, disabled: status !== "done" });
-  row.querySelector("[aria-expanded]").ariaExpanded = String(entry === open);
+  const opener = row.querySelector("[aria-expanded]");
+  Object.assign(opener, { ariaExpanded: String(entry === open), hidden: opener.hidden || !max });
   return entry;
 }
 
