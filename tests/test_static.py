@@ -5,7 +5,7 @@ from pathlib import Path
 
 STATIC = Path(__file__).parents[1] / "ui" / "static"
 SOURCES = sorted(path for path in STATIC.iterdir() if path.suffix in (".js", ".css"))
-MOST_LINES = 2_070
+MOST_LINES = 2_100
 NAMESPACE = "http://www.w3.org/"  # a name in SVG, of nothing that is asked for
 HOST = re.compile(r"\w://|[\"'`(]//\w")
 FROM_TEXT = re.compile(r"\b(?:innerHTML|outerHTML|insertAdjacentHTML|eval|document\.write|new Function)\b")
