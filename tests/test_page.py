@@ -45,12 +45,12 @@ def address_to_stop(serve: Serve, address: str, address_below_a_path: str, addre
 
 @pytest.fixture(scope="module")
 def address_of_one_slot(serve: Serve) -> str:
-    return serve(EchoBackend(0.05, slots=1), page=True, slots=1)
+    return serve(EchoBackend(0.02, slots=1), page=True, slots=1)
 
 
 @contextmanager
 def crowd(address: str, readers: int) -> Iterator[None]:
-    """So many others, each of whom has asked for a line that takes half a second."""
+    """So many others, each of whom has asked for a line that takes a fifth of a second."""
     with ThreadPoolExecutor(readers) as pool, httpx.Client(timeout=60) as client:
         asks = {"text": "A line of forty characters, or nearly so.", "source_lang": "en", "target_lang": "de"}
         coming = [pool.submit(client.post, f"{address}/translate", json=asks) for _ in range(readers)]

