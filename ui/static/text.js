@@ -225,8 +225,8 @@ function guess(lang, detection, unsure) {
   at("yw-guess").replaceChildren();
   if (!known(lang) || pair().source_lang || !detection.length) return;
   const correct = (code) => {
-    choose("from", code);
-    if (output.content()) translate();
+    choose("from", code); // which translates a short text again
+    if (output.content() && run.asked?.source_lang !== code) translate();
   };
   if (!unsure && lang === pair().target_lang) choose("to", other(lang)); // nothing else can be meant
   const others = detection.filter(({ score }) => unsure || score > LIKELY).map((one) => one.lang);
@@ -274,7 +274,7 @@ export function clear() {
   source.focus();
 }
 
-// The choice of a language or a format counts for what is shown already, if it is not long.
+// The choice of a language counts for what is shown already, if it is not long.
 function chosen() {
   if (pair().source_lang) at("yw-guess").replaceChildren();
   const same =
