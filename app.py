@@ -96,9 +96,7 @@ def _serve(config: Config, listener: socket.socket) -> None:
     metrics = Metrics(backend.memory, limit_bytes=limit)
     documents = Documents(translator, metrics, Path(config.data_dir))
     glossaries = Glossaries(Path(config.data_dir))
-    app = create_app(
-        translator, scheduler, metrics, backend.close, documents, glossaries, config.max_upload_mb, backend
-    )
+    app = create_app(config, translator, scheduler, metrics, documents, glossaries, backend.close, backend)
     mount(app, translator, config)
     server = uvicorn.Server(
         uvicorn.Config(

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from ipaddress import ip_network
 from typing import Any, NoReturn
 
 from engine.errors import ConfigError
@@ -30,10 +31,19 @@ class Config:
     max_text_tokens: int = 200_000
     max_upload_mb: int = 50
     data_dir: str = "~/.local/share/yiwen"
+    api_keys: str | None = None  # a file; None: nobody needs a key
+    requests_per_minute: int | None = None  # of one key or address; None: as many as it likes, as below
+    tokens_per_minute: int | None = None
+    max_per_client: int | None = None  # requests of one key or address under way at once
+    trusted_proxies: tuple[str, ...] = ()  # addresses and networks whose X-Forwarded-For is believed
+    allowed_hosts: tuple[str, ...] = ()  # names under which we may be asked; none: see `server.origin`
+    allowed_origins: tuple[str, ...] = ()  # pages of others that may ask us from inside a browser
+    grace_seconds: int = 10  # after Ctrl-C, for translations under way
     host: str = "127.0.0.1"
     port: int = 7860
     root_path: str = ""
     log_level: str = "info"
+    log_format: str = "text"
 
     @classmethod
     def load(cls, argv: Sequence[str], environ: Mapping[str, str]) -> "Config":
@@ -102,6 +112,27 @@ def _yes_or_no(value: str) -> bool:
     return value == "true"
 
 
+def _list_of(pattern: str, allowed: str) -> Callable[[str], tuple[str, ...]]:
+    """Parted by commas; `allowed` says in words what each may be."""
+
+    def parse(value: str) -> tuple[str, ...]:
+        parts = tuple(part.strip() for part in value.split(",") if part.strip())
+        if not parts or not all(re.fullmatch(pattern, part) for part in parts):
+            raise ValueError(f"it must be {allowed}, several parted by commas")
+        return parts
+
+    return parse
+
+
+def _networks(value: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(ip_network(part.strip(), strict=False)) for part in value.split(","))
+    except ValueError:
+        raise ValueError(
+            "it must be an address such as 127.0.0.1 or a network such as 10.0.0.0/8, several parted by commas"
+        ) from None
+
+
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda:[0-9]{1,2}", value):
         raise ValueError("it must be auto, cpu, or one card such as cuda:0")
@@ -142,10 +173,35 @@ _OPTIONS = {
     "max_text_tokens": _Option(_number(1, 1_000_000_000), "tokens in one text, past which it is refused with 413"),
     "max_upload_mb": _Option(_number(1, 4_096), "megabytes of one document, past which it is refused with 413"),
     "data_dir": _Option(_any, "folder for documents under way and glossaries, which outlive a restart there"),
+    "api_keys": _Option(
+        _any, "file of keys; with it nobody gets in without one (python -m engine.tools.keys makes them)"
+    ),
+    "requests_per_minute": _Option(
+        _or_none("off", _number(1, 1_000_000)), "requests a minute of one key or address, then 429", "off"
+    ),
+    "tokens_per_minute": _Option(
+        _or_none("off", _number(1, 1_000_000_000)), "tokens a minute of one key or address, in and out, then 429", "off"
+    ),
+    "max_per_client": _Option(
+        _or_none("off", _number(1, 1_000_000)), "requests of one key or address under way at once, then 429", "off"
+    ),
+    "trusted_proxies": _Option(
+        _networks, "addresses or networks of proxies whose X-Forwarded-For is believed, parted by commas"
+    ),
+    "allowed_hosts": _Option(
+        _list_of(r"\*|(\*\.)?[\w.-]+|\[[0-9a-fA-F:]+\]", "a host's name such as yiwen.example.com, or *"),
+        "names we may be asked by, parted by commas; on 127.0.0.1 no others are answered",
+    ),
+    "allowed_origins": _Option(
+        _list_of(r"\*|[a-z][a-z0-9+.-]*://[^\s,/]+", "an origin such as https://example.com, or *"),
+        "pages of others that may ask us from inside a browser, parted by commas",
+    ),
+    "grace_seconds": _Option(_number(0, 3_600), "after Ctrl-C, for translations under way"),
     "host": _Option(_any, "address to listen on; 0.0.0.0 lets other machines in"),
     "port": _Option(_number(0, 65_535), "port to listen on; 0 takes a free one"),
     "root_path": _Option(_path_prefix, "path before ours when a proxy serves Yiwen below one, such as /yiwen"),
     "log_level": _Option(_one_of("debug", "info", "warning", "error"), "debug, info, warning or error"),
+    "log_format": _Option(_one_of("text", "json"), "text, or json: an object a line"),
 }
 
 

@@ -9,6 +9,8 @@ YiwenError
 │   ├── NoSuchDocument    deleted, or never there             404
 │   ├── DocumentNotReady  its result was asked for too early  409
 │   ├── BenchmarkRunning  one at a time                       409
+│   ├── NotSupported      an option that others have          400
+│   ├── Unauthorized      no key, or one that is not known    401
 │   ├── TextTooLong                                           413
 │   ├── UnsupportedMedia  not JSON and not a form             415
 │   ├── BadDocument       a file that is not what it should be 422
@@ -20,8 +22,10 @@ YiwenError
 │   │   └── UnsupportedGlossary                               415
 │   └── InvalidRequest    the shape of the request is off     422
 ├── NotStored             the disk refused                    507
-├── Overloaded            try again later                     503 + Retry-After
-│   └── Loading           the model is not there yet          503 + Retry-After
+├── TryLater                                                  + Retry-After
+│   ├── TooManyRequests   of one client                       429
+│   └── Overloaded        of all                              503
+│       └── Loading       the model is not there yet          503
 ├── BackendError          the model or its host failed        503
 └── StartupError          the program cannot start            exit status 2
     ├── ConfigError       a flag, a variable, a port
@@ -137,15 +141,39 @@ class NotStored(YiwenError):
     code = "not_stored"
 
 
-class Overloaded(YiwenError):
-    """Refused before any work was done."""
+class NotSupported(RequestError):
+    """Something that another service of the same shape does and we do not."""
 
-    status = 503
-    code = "overloaded"
+    code = "not_supported"
+
+
+class Unauthorized(RequestError):
+    """No key came, or one that is not known."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class TryLater(YiwenError):
+    """Refused before any work was done."""
 
     def __init__(self, message: str, retry_after_seconds: int = 5) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class TooManyRequests(TryLater):
+    """This client has asked as much as it may."""
+
+    status = 429
+    code = "too_many_requests"
+
+
+class Overloaded(TryLater):
+    """All clients together have asked as much as can be done."""
+
+    status = 503
+    code = "overloaded"
 
 
 class Loading(Overloaded):

@@ -43,29 +43,28 @@ class Serve:
         slots: int = 8,
         max_requests: int = 256,
         root_path: str = "",
+        config: Config | None = None,
         tested: bool = True,
         data_dir: Path | None = None,
         port: int = 0,
     ) -> str:
         """`page` mounts the studio at `/`; `tested` waits for the self-test, so that the backend is at rest. A
         `LateBackend` is loaded once the server is up."""
-        config = Config(root_path=root_path)
+        config = config or Config(root_path=root_path)
         scheduler = Scheduler(slots, max_requests)
         translator = Translator(backend, scheduler, config.max_text_tokens)
         metrics = Metrics(backend.memory)
         data_dir = data_dir or self._folders.mktemp("data")
         documents, glossaries = Documents(translator, metrics, data_dir), Glossaries(data_dir)
         late = backend if isinstance(backend, LateBackend) else None
-        app = create_app(
-            translator, scheduler, metrics, backend.close, documents, glossaries, config.max_upload_mb, late
-        )
+        app = create_app(config, translator, scheduler, metrics, documents, glossaries, backend.close, late)
         if page:
             app = asyncio.run(_with_page(app, translator, config))
         listener = socket.create_server(("127.0.0.1", port))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as app.py's has it: else 40 ms an answer
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = uvicorn.Server(
-            uvicorn.Config(app, root_path=root_path, log_level="warning", timeout_graceful_shutdown=1)
+            uvicorn.Config(app, root_path=config.root_path, log_level="warning", timeout_graceful_shutdown=1)
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -89,15 +89,15 @@ def test_others_get_their_turn_meanwhile(serve: Serve) -> None:
     assert answer.status_code == 200
 
 
-def test_a_model_that_fails_ends_it_with_a_sentence(serve: Serve) -> None:
+def test_a_model_that_fails_at_once_is_told_of_with_a_sentence(serve: Serve) -> None:
     class Fails(EchoBackend):
         async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
             raise BackendError("The card fell off; start Yiwen again.")
             yield TokenChunk("")
 
-    assert points(serve(Fails(), tested=False)) == [
-        {"type": "error", "error": "The card fell off; start Yiwen again.", "code": "backend_failed"}
-    ]
+    refused = httpx.post(f"{serve(Fails(), tested=False)}/bench")
+    told = {"error": "The card fell off; start Yiwen again.", "code": "backend_failed"}
+    assert (refused.status_code, refused.json()) == (503, told)
 
 
 def test_a_model_too_slow_for_a_token_is_waited_for_as_long_as_the_whole_may_take(serve: Serve) -> None:

@@ -84,6 +84,7 @@ LAYERS = [
     ["server.limits", "server.origin", "server.forms"],
     ["server.questions"],
     ["server.answers", "server.incoming"],
+    ["server.runs"],
     [
         "server.bench",
         "server.closer",

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from engine.backends.late import LateBackend
+from engine.config import Config
 from engine.documents.store import Documents
 from engine.metrics import Metrics
 from engine.progress import Progress
@@ -22,19 +23,19 @@ _ALL_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 def create_app(
+    config: Config,
     translator: Translator,
     scheduler: Scheduler,
     metrics: Metrics,
-    close: Callable[[], Awaitable[None]],
     document_store: Documents,
     glossary_store: Glossaries,
-    max_upload_mb: int = 50,
+    close: Callable[[], Awaitable[None]],
     late: LateBackend | None = None,
 ) -> FastAPI:
     """`close` is awaited when the server stops. `late`: the translator's backend, where it is loaded once the server is
     up. A page may be mounted at `/` afterwards."""
     self_test = health.SelfTest(translator, late.progress if late else Progress())
-    uploads = dict.fromkeys((documents.PATH, glossaries.PATH), max_upload_mb * 1024**2)
+    uploads = dict.fromkeys((documents.PATH, glossaries.PATH), config.max_upload_mb * 1024**2)
 
     async def make_ready() -> None:
         if late:

@@ -1,12 +1,18 @@
-"""Every way a request can fail, said as {"error": sentence, "code": word}. Knows HTTP, not what was asked."""
+"""Every way a request can fail, said as {"error": sentence, "code": word}, or as the service whose address was asked
+says it. Knows HTTP, not what was asked."""
 
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
-from engine.errors import Overloaded, YiwenError
+from engine.errors import TryLater, YiwenError
+
+Said = Mapping[str, str]  # {"error": sentence, "code": word}
 
 _UNFORESEEN = "Yiwen made a mistake; its log says more."
 _SENTENCES = {
@@ -22,9 +28,50 @@ def describe(error: Exception) -> dict[str, str]:
     return {"error": _UNFORESEEN, "code": YiwenError.code}
 
 
-def answer(error: YiwenError) -> Response:
-    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Overloaded) else None
-    return JSONResponse(describe(error), error.status, headers)
+def answer(error: YiwenError, scope: Scope) -> Response:
+    return _response(scope, describe(error), error.status, _headers(error))
+
+
+def path_of(scope: Scope) -> str:
+    """What was asked for, without the path before ours that a proxy serves Yiwen below."""
+    return str(scope.get("path", "")).removeprefix(scope.get("root_path", "")) or "/"
+
+
+def _headers(error: YiwenError) -> dict[str, str] | None:
+    if isinstance(error, TryLater):
+        return {"Retry-After": str(error.retry_after_seconds)}
+    return {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+
+
+def _response(scope: Scope, said: Said, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    path = path_of(scope)
+    shape = next((shape for start, shape in _SHAPES.items() if path.startswith(start)), None)
+    content, status = shape(said, status) if shape else (said, status)
+    return JSONResponse(content, status, headers)
+
+
+def _as_deepl(said: Said, status: int) -> tuple[dict[str, Any], int]:
+    """Its clients know 400 for all that is wrong with a request, and 403 for the key."""
+    shown = {401: 403, 413: 413, 415: 400, 422: 400, 409: 400, 507: 503}.get(status, status)
+    return {"message": said["error"], "detail": said["code"]}, shown
+
+
+def _as_openai(said: Said, status: int) -> tuple[dict[str, Any], int]:
+    kind = "server_error" if status >= 500 else {401: "authentication_error", 429: "rate_limit_error"}.get(status)
+    wrong = {"message": said["error"], "type": kind or "invalid_request_error", "param": None, "code": said["code"]}
+    return {"error": wrong}, status
+
+
+def _as_deeplx(said: Said, status: int) -> tuple[dict[str, Any], int]:
+    return {"code": status, "message": said["error"]}, status
+
+
+_SHAPES: dict[str, Callable[[Said, int], tuple[dict[str, Any], int]]] = {  # by what an address begins with
+    "/v1/": _as_openai,
+    "/v2/": _as_deepl,
+    "/v3/": _as_deepl,
+    "/deeplx": _as_deeplx,
+}
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -33,17 +80,19 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unforeseen)
 
 
-async def _ours(_request: Request, error: Exception) -> Response:
+async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, YiwenError)
-    return answer(error)
+    return answer(error, request.scope)
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentence = _SENTENCES.get(error.status_code, error.detail).replace("{method}", request.method)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    return JSONResponse({"error": sentence, "code": code}, error.status_code, error.headers)
+    return _response(request.scope, {"error": sentence, "code": code}, error.status_code, error.headers)
 
 
-async def _unforeseen(_request: Request, error: Exception) -> Response:
-    return JSONResponse(describe(error), 500)  # Starlette raises it again after this, and the server logs it
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    return _response(
+        request.scope, describe(error), 500
+    )  # Starlette raises it again after this, and the server logs it

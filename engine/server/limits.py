@@ -6,7 +6,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import RequestError
-from engine.server.errors import answer
+from engine.server.errors import answer, path_of
 
 MAX_BODY_BYTES = 8 * 1024**2
 DROPPED_BYTES = 64 * 1024**2  # past the limit, read and dropped: a client that still sends does not see our answer
@@ -30,9 +30,7 @@ class LimitBody:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         received_bytes = 0
         refusal: BodyTooLarge | None = None
-
-        path = scope.get("path", "").removeprefix(scope.get("root_path", "")) or "/"
-        max_bytes = self._uploads.get("/".join(path.split("/", 2)[:2]), MAX_BODY_BYTES)
+        max_bytes = self._most(path_of(scope))
 
         async def limited() -> Message:
             nonlocal received_bytes, refusal
@@ -62,4 +60,8 @@ class LimitBody:
             if refusal is None:
                 raise
         if refusal is not None:
-            await answer(refusal)(scope, receive, send)
+            await answer(refusal, scope)(scope, receive, send)
+
+    def _most(self, path: str) -> int:
+        fitting = (most for start, most in self._uploads.items() if path == start or path.startswith(f"{start}/"))
+        return next(fitting, MAX_BODY_BYTES)

@@ -34,7 +34,7 @@ class OwnPageOnly:
                     f"A page of {origin[:80]!r} asked, and only pages of this host may; open Yiwen's own page. "
                     "A proxy in front of Yiwen must pass on Host, or send X-Forwarded-Host."
                 )
-                return await answer(refusal)(scope, receive, send)
+                return await answer(refusal, scope)(scope, receive, send)
         await self._app(scope, receive, send)
 
 
