@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from engine.config import GC_THRESHOLD, Config
-from engine.errors import ConfigError, StartupError
+from engine.errors import ConfigError, DeviceLost, StartupError
 from engine.log import start as start_log
 
-STOP_SECONDS = 2  # after Ctrl-C, for answers under way; a page left open holds a stream that never ends by itself
+STOP_SECONDS = 1  # at the end, for connections that have nothing under way: those of pages left open
 LOADING_STOP_SECONDS = 2  # for a model that is being loaded then
 FAILED_SECONDS = 2.5  # that a page has to read why the model could not be loaded; it asks every 2 s
+PONG_SECONDS = 60  # in which a WebSocket answers a ping, behind all that it has not read yet
+PAGE_STREAMS = "/gradio_api/"  # which have no end as long as a page is open
+LOST = 75  # exit status: start me again (EX_TEMPFAIL)
 
 log = logging.getLogger("yiwen")
 
@@ -27,14 +30,18 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a container is stopped as a terminal is: with Ctrl-C
     try:
         config = Config.load(argv, os.environ)
-        start_log(config.log_level)
+        start_log(config.log_level, config.log_format)
         with _listen(config.host, config.port) as listener:
             _serve(config, listener)
     except StartupError as error:
         print(f"yiwen: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        log.info("stopped")
+    except DeviceLost as error:
+        print(f"yiwen: {error}", file=sys.stderr)
+        return LOST
+    except KeyboardInterrupt:  # before there was a server
+        pass
+    log.info("stopped")
     return 0
 
 
@@ -71,6 +78,7 @@ def _serve(config: Config, listener: socket.socket) -> None:
     from engine.progress import Progress
     from engine.scheduler import Scheduler
     from engine.server.app import create_app
+    from engine.server.connections import Bounds, Ending, Server, most_connections
     from engine.termbase.store import Glossaries
     from engine.translator import Translator
 
@@ -98,17 +106,32 @@ def _serve(config: Config, listener: socket.socket) -> None:
     glossaries = Glossaries(Path(config.data_dir))
     app = create_app(config, translator, scheduler, metrics, documents, glossaries, backend.close, backend)
     mount(app, translator, config)
-    server = uvicorn.Server(
+
+    def refuse() -> None:
+        backend.progress.leave(scheduler.close())
+        documents.pause()
+
+    def busy() -> bool:
+        return scheduler.requests > 0 or metrics.snapshot().running > 0
+
+    server = Server(
         uvicorn.Config(
             app,
             root_path=config.root_path,
             log_config=None,
             log_level="warning",
+            proxy_headers=False,  # `server.clients` believes those of trusted proxies, and no others
             timeout_graceful_shutdown=STOP_SECONDS,
-        )
+            ws_per_message_deflate=False,  # a delta is a word or less; to pack it costs as much as all else
+            ws_ping_timeout=PONG_SECONDS,
+        ),
+        Ending(config.grace_seconds, refuse, busy, backend.close, PAGE_STREAMS),
+        Bounds(most_connections(), trusted=config.trusted_proxies),
     )
     # While it stops, uvicorn logs a traceback for each stream it cuts off.
     logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
+    # Any client could fill the log with these: a traceback for each broken message of a WebSocket.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "Invalid UTF-8" not in str(record.msg))
     host, port = listener.getsockname()[:2]
     log.info("open http://%s:%d%s", f"[{host}]" if ":" in host else host, port, config.root_path or "/")
     try:

@@ -237,8 +237,9 @@ class Attempts:
         """The prompts for a segment in the order in which they are tried; one alone where it has no marks.
 
         Terms come before marks and those before the text before: no template takes two of these, a term is an order,
-        and the guard stands behind the marks. The user's own context is shown with terms too. A family without a
-        template for marks is given them in its own first. What leaves no room for the answer is left out.
+        and the guard stands behind the marks. The user's own context is shown with terms too. A style is an order
+        as well, and its template takes nothing else. A family without a template for marks is given them in its own
+        first. What leaves no room for the answer is left out.
         """
         family, target, text = self._backend.info.family, self._request.target, part.text
         ask = Ask(prompts.plain(family, self._source, target, text))
@@ -247,6 +248,9 @@ class Attempts:
                 said = prompts.with_terms(family, target, terms, text, context)
                 richer = Ask(said, context=context, terms=tuple(terms))
                 ask = richer if self._fits(richer, part) else ask
+        elif self._request.style and family in prompts.STYLED:
+            styled = Ask(prompts.with_style(family, self._source, target, self._request.style, text))
+            ask = styled if self._fits(styled, part) else ask
         else:
             for context, before in (("", part.before), (part.context, ""), (part.context, part.before)):
                 if shown := _joined(context, before):

@@ -49,6 +49,7 @@ class Point:
     streams: int
     tokens_per_second: float  # of all streams together
     first_token_ms: float | None  # the median; None where none came in time
+    tokens: int
 
 
 class Benchmark:
@@ -93,7 +94,7 @@ class Benchmark:
                 task.result()  # raises
             taken = time.perf_counter() - began
             first = round(1000 * median(tally.first_seconds), 1) if tally.first_seconds else None
-            return Point(streams, round(tally.tokens / taken, 1), first)
+            return Point(streams, round(tally.tokens / taken, 1), first, tally.tokens)
         finally:
             for task in tasks:
                 task.cancel()

@@ -39,8 +39,10 @@ def windows(texts: Sequence[str], count_tokens: CountTokens, max_tokens: int = W
     shown = []
     before: deque[tuple[str, int]] = deque()  # sentences with the gaps before them, and their tokens
     size = 0
-    for text in texts:
+    for number, text in enumerate(texts, 1):
         shown.append("".join(sentence for sentence, _ in before).strip())
+        if number == len(texts):
+            break
         end = 0
         for _, last in sentences(text):
             sentence, end = text[end:last], last

@@ -11,6 +11,7 @@ YiwenError
 │   ├── BenchmarkRunning  one at a time                       409
 │   ├── NotSupported      an option that others have          400
 │   ├── Unauthorized      no key, or one that is not known    401
+│   ├── BrokenMarkup      XML that is not well formed         400
 │   ├── TextTooLong                                           413
 │   ├── UnsupportedMedia  not JSON and not a form             415
 │   ├── BadDocument       a file that is not what it should be 422
@@ -25,8 +26,10 @@ YiwenError
 ├── TryLater                                                  + Retry-After
 │   ├── TooManyRequests   of one client                       429
 │   └── Overloaded        of all                              503
-│       └── Loading       the model is not there yet          503
+│       ├── Loading       the model is not there yet          503
+│       └── Stopping      the program is about to end         503
 ├── BackendError          the model or its host failed        503
+│   └── DeviceLost        for good, in this process           exit status 75
 └── StartupError          the program cannot start            exit status 2
     ├── ConfigError       a flag, a variable, a port
     ├── ModelNotFound
@@ -62,6 +65,12 @@ class SameLanguage(RequestError):
 
 class DuplicateRun(RequestError):
     code = "duplicate_run"
+
+
+class BrokenMarkup(RequestError):
+    """XML that is not well formed."""
+
+    code = "broken_markup"
 
 
 class TextTooLong(RequestError):
@@ -182,9 +191,21 @@ class Loading(Overloaded):
     code = "loading"
 
 
+class Stopping(Overloaded):
+    """The program is about to end, and takes nothing new."""
+
+    code = "stopping"
+
+
 class BackendError(YiwenError):
     status = 503
     code = "backend_failed"
+
+
+class DeviceLost(BackendError):
+    """A card refuses whatever this process asks of it; a new process may have it."""
+
+    code = "device_lost"
 
 
 class StartupError(YiwenError):

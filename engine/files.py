@@ -1,22 +1,25 @@
 """The data folder: files written whole or not at all, in folders no other Yiwen has. Knows not what is in them."""
 
+import errno
 import logging
 import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
+_NO_SUCH_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of a folder's names: some network shares have none
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Whoever reads `path`, also after the power has failed, finds what was there before or all of `data`."""
     passing = path.with_name(f"{path.name}.new")
     try:
-        with passing.open("wb") as file:
+        with open(passing, "wb", opener=partial(os.open, mode=mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -24,15 +27,17 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError:  # a full disk gets its room back
         passing.unlink(missing_ok=True)
         raise
-    _sync_names(path.parent)
+    sync_names(path.parent)
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A folder of one's own, until `leave`. Without a lock it is a passing one."""
+    """A folder of one's own, until `leave`. Without a lock it is a passing one, or one that cannot even be made: then
+    whatever is written there fails."""
 
     path: Path
     lock: FileLock | None
+    passing: bool = False
 
 
 def take(folder: Path) -> Taken:
@@ -49,23 +54,31 @@ def take(folder: Path) -> Taken:
         why = error.strerror or str(error)
     what = f"{folder.name} will not outlive a restart"
     log.warning("%s cannot be used (%s): %s; choose another --data-dir", folder, why, what)
-    return Taken(Path(tempfile.mkdtemp(prefix="yiwen-")), None)
+    try:
+        return Taken(Path(tempfile.mkdtemp(prefix="yiwen-")), None, passing=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        log.warning("no temporary folder can be had (%s): %s cannot be stored at all", why, folder.name)
+        return Taken(folder / "none", None)
 
 
 def leave(taken: Taken) -> None:
     """Of a passing folder nothing is left."""
     if taken.lock:
         taken.lock.release()
-    else:
+    elif taken.passing:
         shutil.rmtree(taken.path, ignore_errors=True)
 
 
-def _sync_names(folder: Path) -> None:
+def sync_names(folder: Path) -> None:
     """A file's new name is on the disk once its folder is."""
     if os.name != "posix":  # elsewhere a folder cannot be opened
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_SYNC:
+            raise
     finally:
         os.close(descriptor)

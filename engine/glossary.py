@@ -11,7 +11,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate, chain, islice, repeat
 from math import isqrt
 from operator import attrgetter
@@ -149,7 +149,14 @@ def index(terms: tuple[Term, ...]) -> Index:
 
     The last large ones are kept. The few terms of a segment are soon made ready, and would only drive these out.
     """
+    if not terms:
+        return _without_terms()
     return _kept(terms) if len(terms) >= MIN_TERMS_KEPT else Index(terms)
+
+
+@cache
+def _without_terms() -> Index:
+    return Index(())
 
 
 @lru_cache(GLOSSARIES_KEPT)

@@ -73,7 +73,7 @@ def prepare(
     before = windows(_follow(segments), count_tokens) if request.context_mode else [""] * len(segments)
     terms = glossary.index(request.glossary)
     segments = [
-        _with_terms(replace(part, context=context, before=shown), terms, source)
+        _with_terms(replace(part, context=context, before=shown) if context or shown else part, terms, source)
         for part, shown in zip(segments, before, strict=True)
     ]
     doubts += (*_cut(request.context, context), *_unlearnt(model, source, request.target))
@@ -124,9 +124,9 @@ def _cut(context: str, shown: str) -> tuple[Warning, ...]:
 
 def _with_terms(part: Segment, terms: glossary.Index, lang: str) -> Segment:
     """With those that occur in it, as a reader reads it; the words of those without a target are kept."""
-    text = marks.bare(part.text, part.tags)
-    found = glossary.find(terms, text, lang)
-    part = replace(part, terms=glossary.each_once(found))
+    found = glossary.find(terms, marks.bare(part.text, part.tags), lang)
+    if found:
+        part = replace(part, terms=glossary.each_once(found))
     return kept.keep(part, [(each.start, each.end) for each in found if not each.term.target])
 
 

@@ -1,15 +1,30 @@
-"""The log tells what happens, never what is translated. Knows no layer."""
+"""The log tells what happens, never what is translated: a line each, as text or as JSON. Knows no layer.
 
+A line may carry `fields`, a mapping of names to plain values (`extra={"fields": …}`), and says during which request it
+came up.
+"""
+
+import json
 import logging
+import re
+import time
 import traceback
+import warnings
+from contextvars import ContextVar
 from copy import copy
 from types import TracebackType
+from typing import Any, TextIO
 
 LINES = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # What these say comes from the machine and its libraries, which are given numbers and names of files; others may quote
 # what somebody sent.
 _OF_THE_MACHINE = (OSError, RuntimeError, MemoryError)
+# What these say was written by a programmer, for programmers
+_OF_PROGRAMS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning, ImportWarning)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)  # to make one takes as long as to use it
+_PLAIN = re.compile(r"[\w./{}:+%-]+")
 
+request_id: ContextVar[str] = ContextVar("request_id", default="")  # of the request that is being answered
 Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
@@ -24,14 +39,60 @@ class Formatter(logging.Formatter):
         record.exc_text = None  # as another handler has written it
         return super().format(record)
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        told = _told(record)
+        return super().formatMessage(record) + "".join(f" {name}={_shown(value)}" for name, value in told.items())
+
     def formatException(self, ei: Raised) -> str:
         return "".join(_lines(ei[1])).rstrip() if ei[1] else ""
 
 
-def start(level: str) -> None:
+class JsonFormatter(Formatter):
+    """An object a line; its time is UTC, as RFC 3339 writes it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        said: dict[str, Any] = {
+            "time": f"{second}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_told(record),
+        }
+        if record.exc_info and record.exc_info[1]:
+            said["traceback"] = self.formatException(record.exc_info)
+        return _ENCODER.encode(said)
+
+
+def start(level: str, form: str = "text") -> None:
+    """Everything that logs or warns comes the same way."""
     handler = logging.StreamHandler()
-    handler.setFormatter(Formatter())
+    handler.setFormatter(JsonFormatter() if form == "json" else Formatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    warnings.showwarning = _warned
+
+
+def _told(record: logging.LogRecord) -> dict[str, Any]:
+    fields = {name: value for name, value in getattr(record, "fields", {}).items() if value is not None}
+    return fields | ({"request": asked} if (asked := request_id.get()) else {})
+
+
+def _shown(value: object) -> str:
+    """Parted from what follows, and in one line."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    said = f": {message}" if issubclass(category, _OF_PROGRAMS) else ""
+    logging.getLogger("py.warnings").warning("%s at %s:%d%s", category.__name__, filename, lineno, said)
 
 
 def _lines(error: BaseException) -> list[str]:

@@ -57,6 +57,7 @@ class Progress:
         self._born = self._began = self._told  # the first step, and this one
         self._done = 0.0  # the most that was ever said
         self._ended: LoadState | None = None
+        self._why = self._leaving = ""
         self._stopped = False
 
     def expect(self, step: Step, seconds: float) -> None:
@@ -87,12 +88,29 @@ class Progress:
         with self._lock:
             self._ended = LoadState("failed", STAGES[self._step], self._done, None, reason)
 
+    def again(self, why: str) -> None:
+        """From the beginning; `why` is what is told until it has ended."""
+        with self._lock:
+            self._taken, self._step, self._share, self._done = {}, "libraries", 0.0, 0.0
+            self._told = self._born = self._began = self._clock()
+            self._ended, self._why = None, why
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
+    def leave(self, reason: str) -> None:
+        """The program ends, whatever comes of the loading."""
+        self._leaving = reason
+
     def stop(self) -> None:
         """The next `report` raises `Stopped`."""
         self._stopped = True
 
     def state(self) -> LoadState:
         with self._lock:
+            if self._leaving:
+                return LoadState("stopping", "", 1.0, None, self._leaving)
             if self._ended:
                 return self._ended
             now, step = self._clock(), self._step
@@ -106,7 +124,7 @@ class Progress:
             in_step = self._left_in_step(now, own * pace)
             left = None if in_step is None or now - self._born < FIRST_SECONDS else round(in_step + after * pace, 1)
             stage, done = STAGES[step], round(self._done, 4)
-        return LoadState("loading", stage, done, left, _sentence(stage, done, left))
+        return LoadState("loading", stage, done, left, self._why or _sentence(stage, done, left))
 
     def _pace(self) -> float:
         """How many times as long as expected the steps have taken that are over. A connection's speed says nothing of

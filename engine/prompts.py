@@ -9,9 +9,14 @@ Each template is kept whole. The user's context comes before that of terms; the 
 from collections.abc import Sequence
 
 from engine.languages import CHINESE, LANGUAGES
-from engine.types import Family, Term
+from engine.types import Family, Style, Term
 
 MARKS_PUBLISHED: frozenset[Family] = frozenset({"hy-mt1.5"})  # Hy-MT2's README has no template for marks any more
+STYLED: frozenset[Family] = frozenset({"hy-mt2"})  # HY-MT1.5's README has none for a style
+_STYLES: dict[Style, tuple[str, str]] = {  # what stands in the template of Chinese and of others; our words
+    "formal": ("正式、礼貌（使用敬称）", "formal and polite (formal forms of address)"),
+    "informal": ("非正式、口语化（不用敬称）", "informal and casual (informal forms of address)"),
+}
 _MARKS = (
     "将以下<source></source>之间的文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释，"
     "原文中的<sn></sn>标签表示标签内文本包含格式信息，需要在译文中相应的位置尽量保留该标签。"
@@ -38,6 +43,9 @@ _TEMPLATES: dict[Family, dict[str, str]] = {
         "将以下文本翻译为{chinese}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}",
         "before_terms": "【背景信息】\n{context}\n\n",
         "context": "【背景信息】\n{context}\n\n请结合背景信息将以下文本翻译为{chinese}。\n\n【待翻译文本】\n{text}",
+        "style": "Please translate the following text into {english}. Note that the translation style must strictly "
+        "conform to [{style}]:\n\n{text}",
+        "style_zh": "请将以下文本翻译为{chinese}。\n注意翻译的风格要严格符合【{style}】\n\n{text}",
         "marks": _MARKS,
     },
 }
@@ -55,6 +63,14 @@ def with_terms(family: Family, target: str, terms: Sequence[Term], text: str, co
     `context` is our extension."""
     whole = _fill(family, "terms", target, text, terms="\n".join(term_line(family, term) for term in terms))
     return _TEMPLATES[family]["before_terms"].format(context=context) + whole if context else whole
+
+
+def with_style(family: Family, source: str, target: str, style: Style, text: str) -> str:
+    """For a family of `STYLED`; Chinese or not as in `plain`."""
+    chinese = source in CHINESE or target in CHINESE
+    in_chinese, in_english = _STYLES[style]
+    name, said = ("style_zh", in_chinese) if chinese else ("style", in_english)
+    return _fill(family, name, target, text, style=said)
 
 
 def term_line(family: Family, term: Term) -> str:

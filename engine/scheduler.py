@@ -9,7 +9,10 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from engine.errors import Overloaded
+from engine.errors import Overloaded, Stopping
+
+STOPPING = "Yiwen is being stopped and takes nothing new; try again in a minute."
+STOPPING_SECONDS = 20  # after which it may be up again
 
 
 class Scheduler:
@@ -23,6 +26,7 @@ class Scheduler:
             raise ValueError(f"a scheduler needs at least 1 slot and 1 request, not {slots} and {max_requests}")
         self.slots = slots
         self.max_requests = max_requests
+        self._closed = False
         self._admitted: Counter[str] = Counter()
         self._held: Counter[str] = Counter()  # slots in use, by request
         self._ring: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()  # never empty queues
@@ -32,6 +36,11 @@ class Scheduler:
         self.slots = max(self.slots, slots)
         while self.free and self._ring:
             self._grant()
+
+    def close(self) -> str:
+        """Nobody is admitted any more; who is goes on. What is said of it."""
+        self._closed = True
+        return STOPPING
 
     @property
     def free(self) -> int:
@@ -55,6 +64,8 @@ class Scheduler:
     @contextmanager
     def admit(self, request_id: str) -> Iterator[None]:
         """Let a request in for the length of the `with` block, or raise `Overloaded` before any work is done."""
+        if self._closed:
+            raise Stopping(STOPPING, STOPPING_SECONDS)
         if self.requests >= self.max_requests:
             raise Overloaded(
                 f"{self.requests} requests are being translated or waiting, and this server takes no more than "

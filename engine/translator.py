@@ -7,14 +7,15 @@ and stops the backend.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import perf_counter
+from typing import Any, TypeVar
 
 from engine.alternatives import TRIES_PER_ALTERNATIVE, as_it_stands, freer, is_fit
-from engine.attempts import Attempts
+from engine.attempts import CHAT_LAYOUT_TOKENS, Attempts
 from engine.backends.base import Backend
 from engine.benchmark import Benchmark
 from engine.errors import (
@@ -26,10 +27,10 @@ from engine.errors import (
     UnknownLanguage,
     YiwenError,
 )
-from engine.job import Job, prepare
+from engine.job import UNDETERMINED, Job, prepare
 from engine.languages import LANGUAGES, resolve, resolve_any
 from engine.markup import kept
-from engine.markup.parse import PARSERS, Markup, Parser, format_of
+from engine.markup.parse import Markup, Parser, format_of, parser_for
 from engine.markup.spans import remembering
 from engine.markup.verify import at_fault
 from engine.output import Output
@@ -42,7 +43,9 @@ from engine.types import (
     Finished,
     MarkupChange,
     ModelInfo,
+    Prompt,
     Queued,
+    Sampling,
     Segment,
     ShownPrompt,
     Started,
@@ -53,13 +56,18 @@ from engine.types import (
     TranslationEvent,
     TranslationRequest,
     Warning,
+    new_id,
 )
 
 MAX_TOKEN_CHARACTERS = 5  # prose in any script has fewer to a token, so a longer text is refused without counting
 LANES_PER_SLOT = 2  # segments that run or wait ahead of the reader, so that no slot is idle while one is read
+SHORT_CHARACTERS = 2_000  # read and cut at once, in a millisecond or two; a hop to a thread and back would add 0.2 ms
+SHORT_TERMS = 50
 QUEUE_LOOK_SECONDS = (
     0.05  # between two looks at how many are ahead of who waits, and as much again for every ten of them
 )
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,7 @@ class Translator:
         self._backend = backend
         self._scheduler = scheduler
         self.benchmark = Benchmark(backend, scheduler)
+        self.spent: Callable[[int], None] = lambda tokens: None  # told of each segment, in the context of who asked
         self._max_text_tokens = max_text_tokens
         self._sound_glossary: tuple[Term, ...] = ()  # the last one whose characters were looked at
 
@@ -158,11 +167,11 @@ class Translator:
                         yield output.done(event)
             for change in output.finish():
                 yield change
-            if faults := await asyncio.to_thread(at_fault, read.markup, document, parser.write, output.texts):
+            if faults := await _aside(request, at_fault, read.markup, document, parser.write, output.texts):
                 for change in output.keep(faults):
                     yield change
             unchanged = sorted({*(faults or []), *output.refused})
-            declared = await asyncio.to_thread(output.changes)
+            declared = await _aside(request, output.changes)
         doubts = _unchanged(unchanged, job.segments)
         yield self._finished(job, done, began_seconds, output.terms(), doubts, text=output.text, changes=declared)
 
@@ -251,6 +260,7 @@ class Translator:
             tries = TRIES_PER_ALTERNATIVE * count
             upcoming = iter(range(tries))
             found: dict[str, int] = {}  # → its try
+            read_tokens = made_tokens = 0
             asking: set[asyncio.Task[tuple[int, Translated]]] = set()
             try:
                 while len(found) < count:
@@ -261,6 +271,7 @@ class Translator:
                         break
                     answered, asking = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
                     for number, done in sorted(task.result() for task in answered):
+                        read_tokens, made_tokens = read_tokens + part.tokens, made_tokens + done.tokens
                         text = await asyncio.to_thread(_fit, read, done, without)
                         if text and text.strip() != without.strip():
                             found.setdefault(text, number)
@@ -268,7 +279,7 @@ class Translator:
                 for task in asking:
                     task.cancel()
                 await asyncio.gather(*asking, return_exceptions=True)
-        return Alternatives(segment, tuple(sorted(found, key=found.__getitem__)))
+        return Alternatives(segment, tuple(sorted(found, key=found.__getitem__)), read_tokens, made_tokens)
 
     async def _try(
         self, request: TranslationRequest, source: str, part: Segment, number: int
@@ -283,6 +294,50 @@ class Translator:
         assert isinstance(last, Translated), "an attempt ends with what became of it, or why it failed"
         return number, last
 
+    async def complete(
+        self, text: str, sampling: Sampling, max_tokens: int | None = None
+    ) -> AsyncGenerator[Started | TextDelta | Finished, None]:
+        """What the model says to `text`, word for word as the user's turn, in its turn; nothing of it is checked. A
+        warning `truncated` says that it had not come to its end. Raises what `stream` raises of one segment."""
+        began_seconds = perf_counter()
+        refuse_halves(text)
+        if not text.strip():
+            raise EmptyText("There is no text to translate; send at least one word.")
+        most = self.info.max_context_tokens - CHAT_LAYOUT_TOKENS
+        fits = len(text) <= most * MAX_TOKEN_CHARACTERS
+        tokens = await asyncio.to_thread(self._backend.count_tokens, text) if fits else most
+        if tokens >= most:
+            size = f"{tokens:,} tokens" if fits else f"{len(text):,} characters"
+            raise TextTooLong(f"The message has {size}; with its answer {most:,} tokens fit the model. Shorten it.")
+        request_id, said, made = new_id(), list[str](), 0
+        warnings: tuple[Warning, ...] = ()
+        with self._scheduler.admit(request_id):
+            async with self._scheduler.slot(request_id):
+                yield Started(1, UNDETERMINED)
+                prompt = Prompt(text, text, min(max_tokens or most, most - tokens), sampling)
+                try:
+                    async with aclosing(self._backend.stream(prompt)) as chunks:
+                        async for chunk in chunks:
+                            made += chunk.tokens
+                            said.append(chunk.text)
+                            if chunk.finish == "length":
+                                message = "The answer reached the most tokens it may have, so its end may be missing."
+                                warnings = (Warning("truncated", message),)
+                            if chunk.text:
+                                yield TextDelta(0, chunk.text)
+                finally:
+                    self.spent(tokens + made)
+        yield Finished(
+            text="".join(said),
+            source=UNDETERMINED,
+            segments=1,
+            input_tokens=tokens,
+            output_tokens=made,
+            seconds=perf_counter() - began_seconds,
+            model=self.info.name,
+            warnings=warnings,
+        )
+
     @contextmanager
     def _admitted(self, request: TranslationRequest) -> Iterator[TranslationRequest]:
         """Let a request in whose text is its own; it is checked."""
@@ -294,15 +349,14 @@ class Translator:
 
     async def _read(self, request: TranslationRequest) -> _Read:
         markup: Markup = format_of(request.text) if request.format == "auto" else request.format
-        parser = PARSERS[markup]
+        parser = parser_for(markup, request.tags, request.split)
         parser = parser._replace(write=remembering(parser.write))  # what is sent is verified after
-        # threads, since a book takes a second to cut and count and others are being answered meanwhile
-        document = await asyncio.to_thread(parser.parse, request.text)
+        document = await _aside(request, parser.parse, request.text)
         return _Read(request, markup, parser, document, await self._prepared(request, document.blocks))
 
     async def _prepared(self, request: TranslationRequest, blocks: tuple[Block, ...]) -> Job:
         count = self._backend.count_tokens
-        return await asyncio.to_thread(prepare, request, blocks, self.info, count, self._max_text_tokens)
+        return await _aside(request, prepare, request, blocks, self.info, count, self._max_text_tokens)
 
     async def _run(
         self, request: TranslationRequest, job: Job, known: Mapping[int, Translated] | None = None
@@ -365,13 +419,7 @@ class Translator:
         known = request.glossary is self._sound_glossary  # of a list of texts all have the same, and it may be long
         words = "" if known else "".join(f"{term.source}{term.target}" for term in request.glossary)
         for text in (*texts, request.context, words):
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise InvalidRequest(
-                    f"Half a character (U+{ord(text[error.start]):04X}) stands at position {error.start}; "
-                    "send whole Unicode characters."
-                ) from error
+            refuse_halves(text)
         self._sound_glossary = request.glossary
         target = resolve(request.target, self.info.languages)
         source = None if request.source is None else resolve(request.source, self.info.languages)
@@ -402,10 +450,15 @@ class Translator:
             async with self._scheduler.slot(request.id):
                 lane.said.put_nowait(_Turn())
                 lane.opened.set()
-                async with aclosing(attempts.run()) as answer:
-                    async for said in answer:
-                        lane.outcome = said if isinstance(said, Translated) else None
-                        lane.said.put_nowait(said)
+                made = 0  # deltas: of what is cut short nobody counts the tokens
+                try:
+                    async with aclosing(attempts.run()) as answer:
+                        async for said in answer:
+                            made += 1
+                            lane.outcome = said if isinstance(said, Translated) else None
+                            lane.said.put_nowait(said)
+                finally:
+                    self.spent(lane.segment.tokens + (lane.outcome.tokens if lane.outcome else made))
         except YiwenError as error:
             lane.said.put_nowait(error)
         except Exception as error:  # the end of a task: without this the reader would wait for ever
@@ -441,6 +494,26 @@ class Translator:
             terms=_summed(terms),
             warnings=(*job.warnings, *(warning for each in done for warning in each.warnings), *warnings),
         )
+
+
+def refuse_halves(text: str) -> None:
+    """JSON can say half a character, and no encoding has it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"Half a character (U+{ord(text[error.start]):04X}) stands at position {error.start}; "
+            "send whole Unicode characters."
+        ) from error
+
+
+async def _aside(request: TranslationRequest, work: Callable[..., Result], *given: Any) -> Result:
+    """In a thread, since a book takes a second to cut and count and others are being answered meanwhile; of a short
+    text here. That of a document's blocks is not in its request."""
+    characters = len(request.text) + len(request.context)
+    if request.text and characters < SHORT_CHARACTERS and len(request.glossary) <= SHORT_TERMS:
+        return work(*given)
+    return await asyncio.to_thread(work, *given)
 
 
 def _segment(job: Job, number: int) -> Segment:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import uuid4
 
-Format = Literal["auto", "text", "html", "markdown"]
+Format = Literal["auto", "text", "html", "markdown", "xml"]
 Family = Literal["hy-mt1.5", "hy-mt2"]  # which of Tencent's prompt templates a checkpoint was trained on
+Style = Literal["", "formal", "informal"]  # "": as the model likes
 FinishReason = Literal["stop", "length"]
+Split = Literal["sentences", "no_newlines", "none"]  # what ends a sentence of plain text: see `markup.plain`
 LoadStage = Literal["download", "weights", "prepare", "test"]  # in this order
 CountTokens = Callable[[str], int]  # a tokenizer, as the text layers see it
 Skeleton = tuple[str | int, ...]  # source that is copied as it is, and the places of blocks by their numbers
@@ -56,7 +58,7 @@ class ModelInfo:
 class LoadState:
     """How far the model is. `done` runs from 0 to 1 over all stages; `stage` is empty where none is under way."""
 
-    status: Literal["loading", "ready", "failed"]
+    status: Literal["loading", "ready", "failed", "stopping"]
     stage: LoadStage | Literal[""]
     done: float
     seconds_left: float | None  # None: that cannot be told yet
@@ -116,6 +118,23 @@ class Guess:
 
 
 @dataclass(frozen=True, slots=True)
+class TagRules:
+    """What a caller says of the elements of HTML or XML by their names, as they are written.
+
+    It comes before what the parser would find by itself: what the standard says of HTML's tags, and the `outline` of
+    an XML. Without `outline` only `splitting` elements are blocks. Of a name in both lists `splitting` counts.
+    """
+
+    ignore: frozenset[str] = frozenset()  # their content stays as it is
+    splitting: frozenset[str] = frozenset()  # each is a block, or holds some
+    non_splitting: frozenset[str] = frozenset()  # each stands inside one
+    outline: bool = True
+
+
+NO_RULES = TagRules()
+
+
+@dataclass(frozen=True, slots=True)
 class TranslationRequest:
     """What a face asks of the translator. `source` None means: detect it, and where that is not sure take `likely`."""
 
@@ -124,9 +143,12 @@ class TranslationRequest:
     source: str | None = None
     likely: str | None = None
     format: Format = "auto"
+    tags: TagRules = NO_RULES
+    split: Split = "sentences"
     glossary: tuple[Term, ...] = ()
     context: str = ""
     context_mode: bool = True  # also show each segment the sentences before it
+    style: Style = ""  # only families with a template for it heed it: see `prompts.STYLED`
     sampling: Sampling = Sampling()
     id: str = field(default_factory=new_id)
 
@@ -286,10 +308,12 @@ class ShownPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Alternatives:
-    """Other translations of one segment, each as it would stand in the document."""
+    """Other translations of one segment, each as it would stand in the document; and the tokens of all tries."""
 
     segment: int
     texts: tuple[str, ...]
+    input_tokens: int = 0
+    output_tokens: int = 0
 
 
 TranslationEvent = Queued | Started | TextDelta | TextReplaced | SegmentDone | Finished

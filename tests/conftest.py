@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,14 +48,15 @@ class Serve:
         tested: bool = True,
         data_dir: Path | None = None,
         port: int = 0,
+        serving: Callable[[uvicorn.Config], uvicorn.Server] = uvicorn.Server,
     ) -> str:
         """`page` mounts the studio at `/`; `tested` waits for the self-test, so that the backend is at rest. A
         `LateBackend` is loaded once the server is up."""
-        config = config or Config(root_path=root_path)
+        data_dir = data_dir or self._folders.mktemp("data")
+        config = replace(config or Config(root_path=root_path), data_dir=str(data_dir))
         scheduler = Scheduler(slots, max_requests)
         translator = Translator(backend, scheduler, config.max_text_tokens)
         metrics = Metrics(backend.memory)
-        data_dir = data_dir or self._folders.mktemp("data")
         documents, glossaries = Documents(translator, metrics, data_dir), Glossaries(data_dir)
         late = backend if isinstance(backend, LateBackend) else None
         app = create_app(config, translator, scheduler, metrics, documents, glossaries, backend.close, late)
@@ -63,8 +65,14 @@ class Serve:
         listener = socket.create_server(("127.0.0.1", port))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as app.py's has it: else 40 ms an answer
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(
-            uvicorn.Config(app, root_path=config.root_path, log_level="warning", timeout_graceful_shutdown=1)
+        server = serving(
+            uvicorn.Config(
+                app,
+                root_path=config.root_path,
+                log_level="warning",
+                proxy_headers=False,
+                timeout_graceful_shutdown=1,
+            )
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

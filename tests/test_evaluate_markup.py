@@ -28,6 +28,7 @@ def test_the_fixtures_are_all_here():
         ("fixtures: html5lib", 143),
         ("fixtures: commonmark", 655),
         ("fixtures: gfm", 44),
+        ("fixtures: XML", 6),
         ("fixtures: EUR-Lex de", 60),
         ("fixtures: EUR-Lex fr", 60),
     }

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from engine.markup.html import parse, write
 from engine.markup.spans import rebuild
+from engine.types import TagRules
 
 
 def rebuilt(source, change=lambda text: text):
@@ -42,7 +43,7 @@ def test_blocks(source, expected):
 
 
 def test_an_ignored_tag_is_kept():
-    assert texts("<p>a <x-y>b</x-y> c</p>", ignore_tags=frozenset({"x-y"})) == ["a <s1></s1> c"]
+    assert texts("<p>a <x-y>b</x-y> c</p>", rules=TagRules(ignore=frozenset({"x-y"}))) == ["a <s1></s1> c"]
 
 
 @pytest.mark.parametrize(

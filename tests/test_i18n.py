@@ -12,7 +12,7 @@ UI = Path(i18n.__file__).parent
 TEMPLATES = sorted((UI / "templates").glob("*.html"))
 SOURCES = [*sorted((UI / "static").glob("*.js")), *TEMPLATES, *sorted(UI.glob("*.py"))]
 HAN = re.compile(r"[\u4e00-\u9fff]")
-SAME = {"format_html", "format_markdown", "glossary_option", "other_language"}  # names, and figures alone
+SAME = {"format_html", "format_markdown", "format_xml", "glossary_option", "other_language"}  # names, and figures alone
 VALUE = re.compile(r"\{\w+\}")
 KEYED = re.compile(r'data-(?:say|name)="(\w+)"|\b(?:say|sayCount|button)\(\s*"(\w+)"')
 

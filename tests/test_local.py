@@ -249,6 +249,7 @@ def test_memory_adds_up(tiny_checkpoint):
             "pages_used": 0,
             "pages_free": rest["pages_free"],
             "preempted": 0,
+            "batch": 0,
             "prompt_tokens": 0,
             "shared_tokens": 0,
         }

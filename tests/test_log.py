@@ -3,8 +3,14 @@
 import io
 import json
 import logging
+import re
+import subprocess
+import sys
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,6 +23,7 @@ from engine.log import Formatter
 from engine.types import Prompt, TokenChunk
 from tests.conftest import Serve, soon
 
+ROOT = Path(__file__).parents[1]
 WORD = "Quetzalcoatlus"
 TEXT = f"The {WORD} flies. It eats <b>fish</b>."
 ASKED = {"source_lang": "en", "target_lang": "fr"}
@@ -118,3 +125,37 @@ def test_what_the_machine_says_is_logged_with_what_led_to_it() -> None:
     assert said.endswith("RuntimeError: CUDA error: an illegal memory access")
     assert "KeyError\nwhich led to\n" in said
     assert WORD not in said
+
+
+def logged(form: str, said: str) -> list[str]:
+    """The lines of a program that logs this."""
+    program = f"import logging, warnings\nfrom engine.log import request_id, start\nstart('info', {form!r})\n{said}"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return run.stderr.splitlines()
+
+
+def test_a_line_of_text_has_its_fields_and_request_at_its_end() -> None:
+    said = "request_id.set('r1')\nfields = {'route': '/a/{b}', 'client': 'two words\\n', 'none': None}\n"
+    said += "logging.getLogger('x').info('answered', extra={'fields': fields})"
+    line = logged("text", said)[0]
+    assert line.endswith(r'INFO x: answered route=/a/{b} client="two words\n" request=r1')
+
+
+def test_as_json_a_line_is_an_object_with_the_time_in_utc() -> None:
+    said = "try:\n    {}['" + WORD + "']\nexcept KeyError:\n    logging.getLogger('x').exception('oh\\nno')"
+    (line,) = logged("json", said)
+    told = json.loads(line)
+    assert (told["level"], told["logger"], told["message"]) == ("error", "x", "oh\nno")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told["time"])
+    assert abs(datetime.fromisoformat(told["time"]).timestamp() - time.time()) < 60
+    assert told["traceback"].endswith("\nKeyError")
+    assert WORD not in line
+
+
+def test_a_warning_is_a_line_and_quotes_nothing_but_what_a_programmer_wrote() -> None:
+    said = f"warnings.warn('{WORD}', UserWarning)\nwarnings.warn('use that instead', FutureWarning)"
+    lines = logged("text", said)
+    assert [re.sub(r"^\S+ \S+ ", "", line) for line in lines] == [
+        "WARNING py.warnings: UserWarning at <string>:4",
+        "WARNING py.warnings: FutureWarning at <string>:5: use that instead",
+    ]

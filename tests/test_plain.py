@@ -44,6 +44,7 @@ def test_every_byte_comes_back(source):
         ("Good :smile: and :+1: at 10:30:45", [":smile:"]),
         ("A line<br/>more <x id='1'/>text", ["<br/>", "<x id='1'/>"]),
         ("Half </b> of a <i>pair", ["</b>", "<i>"]),
+        ("Open [X12X] of [X0X], not [X]", ["[X12X]", "[X0X]"]),
         ("{n, plural, one {# item} other {{x} items}} left", ["{n, plural, one {# item} other {{x} items}}"]),
         (
             "On {day, date, short} {who, select, male {he} other {they}} came",

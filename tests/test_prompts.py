@@ -12,6 +12,15 @@ ONE, TWO = Term("HunYuan", "混元"), Term("model", "模型")
     ("prompt", "expected"),
     [
         (
+            prompts.with_style("hy-mt2", "zh", "en", "formal", "你好"),
+            "请将以下文本翻译为英语。\n注意翻译的风格要严格符合【正式、礼貌（使用敬称）】\n\n你好",
+        ),
+        (
+            prompts.with_style("hy-mt2", "en", "de", "informal", "Hi"),
+            "Please translate the following text into German. Note that the translation style must strictly conform to "
+            "[informal and casual (informal forms of address)]:\n\nHi",
+        ),
+        (
             prompts.plain("hy-mt1.5", "zh", "en", "你好"),
             "将以下文本翻译为英语，注意只需要输出翻译后的结果，不要额外解释：\n\n你好",
         ),

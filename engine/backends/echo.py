@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
+from concurrent.futures import Future
 
 from engine.errors import BackendError
 from engine.languages import LANGUAGES
@@ -13,7 +14,7 @@ TOKEN_CHARACTERS = 4  # about what a token of English prose has
 class EchoBackend:
     """Counts what runs, the most that ever ran at once, and what was cancelled, so that tests can ask.
 
-    `delay_seconds` is the time a token takes.
+    `delay_seconds` is the time a token takes. `fail` makes it as useless as a model whose thread has died.
     """
 
     def __init__(
@@ -38,8 +39,12 @@ class EchoBackend:
         self.running = 0
         self.peak = 0
         self.cancelled = 0
+        self.failed: Future[BackendError] = Future()
         self._delay_seconds = delay_seconds
         self._closed = False
+
+    def fail(self, error: BackendError) -> None:
+        self.failed.set_result(error)
 
     def count_tokens(self, text: str) -> int:
         return -(-len(text) // TOKEN_CHARACTERS)
@@ -51,6 +56,8 @@ class EchoBackend:
             ends = prompt.max_new_tokens * TOKEN_CHARACTERS
             for start in range(0, min(len(prompt.source), ends), TOKEN_CHARACTERS):
                 await asyncio.sleep(self._delay_seconds)
+                if self.failed.done():
+                    raise type(self.failed.result())(str(self.failed.result()))
                 if self._closed:
                     raise BackendError("The echo backend was closed while it was answering; start it again.")
                 yield TokenChunk(prompt.source[start : start + TOKEN_CHARACTERS])

@@ -1,22 +1,32 @@
-"""A backend that is still on its way: loaded in a thread of its own, while the server is up. Knows no model.
+"""A backend that is on its way: loaded in a thread of its own while the server is up, and again whenever it has broken.
+Knows no model.
 
-Until it is there every use raises `Loading`, which says how far it is; after a failure `LoadFailed`, which says why.
+While it is not there every use raises `Loading`, which says how far it is or why it comes again; when it does not come
+any more `LoadFailed`, which says why.
 """
 
 import asyncio
+import gc
 import logging
 import threading
+import time
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from math import ceil
 
 from engine.backends.base import Backend
-from engine.errors import Loading, StartupError
+from engine.errors import BackendError, DeviceLost, Loading, StartupError
 from engine.progress import Progress, Stopped
 from engine.types import LoadState, ModelInfo, Prompt, TokenChunk
 
 Load = Callable[[Progress], Backend]
 MOST_RETRY_SECONDS = 5  # a document that waits goes on soon after, however long the rest was thought to take
+PAUSE_SECONDS = 1.0  # before it is loaded again; twice as many each time, …
+MOST_PAUSE_SECONDS = 60.0
+GOOD_SECONDS = 60.0  # … until it has been there for so long
+LET_GO_SECONDS = 10.0  # in which the last one's memory is free, or else the next is loaded beside it
 
 log = logging.getLogger(__name__)
 
@@ -27,28 +37,40 @@ class LoadFailed(Loading):
     code = "load_failed"
 
 
-class LateBackend:
-    """`load` is called on a thread, once `start` is. It raises `StartupError`; then `failed` is called there."""
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A backend is there, until it has `failed`."""
 
-    def __init__(self, load: Load, failed: Callable[[], None] = lambda: None) -> None:
+    slots: int
+    failed: Future[BackendError]
+
+
+class LateBackend:
+    """`load` is called on a thread, once `start` is. Where it raises the first time, or the device is lost, there is a
+    `failure`, and `gave_up` is called on that thread."""
+
+    def __init__(self, load: Load, gave_up: Callable[[], None] = lambda: None) -> None:
         self.progress = Progress()
-        self.failure: StartupError | None = None
-        self._load, self._failed = load, failed
+        self.failure: StartupError | DeviceLost | None = None
+        self.failed: Future[BackendError] = Future()
+        self._load, self._gave_up = load, gave_up
         self._backend: Backend | None = None
-        self._coming: Future[Backend] = Future()
+        self._info: ModelInfo | None = None  # also of the last one
+        self._coming = _waited_for()
+        self._lock = threading.Lock()  # of the two above: they change together
+        self._wake = threading.Event()  # it has broken, or nobody waits any more
         self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
 
     def start(self) -> None:
-        self._coming.set_running_or_notify_cancel()  # who waits may leave, and the rest goes on waiting
         self._thread.start()
 
-    async def loaded(self) -> Backend:
-        """Waits for it. Raises `StartupError` where it does not come."""
+    async def loaded(self) -> Arrival:
+        """Waits for it. Raises `StartupError` or `DeviceLost` where it does not come."""
         return await asyncio.wrap_future(self._coming)
 
     def stop(self, seconds: float) -> None:
         """Ends the loading at its next report, and waits so long for that."""
-        self.progress.stop()
+        self._stop()
         if self._thread.ident is not None:
             self._thread.join(seconds)
 
@@ -58,7 +80,7 @@ class LateBackend:
 
     @property
     def info(self) -> ModelInfo:
-        return self._there().info
+        return self._info or self._there().info
 
     @property
     def slots(self) -> int:
@@ -71,39 +93,101 @@ class LateBackend:
         return self._there().stream(prompt)
 
     def memory(self) -> dict[str, int]:
-        return self._backend.memory() if self._backend else {}
+        backend = self._backend
+        return backend.memory() if backend else {}
 
     async def close(self) -> None:
+        self._stop()
+        if backend := self._backend:
+            await backend.close()
+
+    def _stop(self) -> None:
         self.progress.stop()
-        if self._backend:
-            await self._backend.close()
+        self._wake.set()
 
     def _there(self) -> Backend:
-        if self._backend:
-            return self._backend
+        if backend := self._backend:
+            return backend
         if self.failure:
             raise LoadFailed(str(self.failure), MOST_RETRY_SECONDS)
         state = self.state
         raise Loading(state.reason, ceil(min(max(state.seconds_left or 1, 1), MOST_RETRY_SECONDS)))
 
     def _run(self) -> None:
-        try:
-            backend = self._load(self.progress)
-        except Stopped as error:
-            self._coming.set_exception(error)
-        except StartupError as error:
-            self._fail(error)
-        except Exception as error:  # the thread ends here: without this the program would load for ever
-            log.exception("the model could not be loaded")
-            failure = StartupError(f"The model could not be loaded ({error!r}); the log says more.")
-            failure.__cause__ = error
-            self._fail(failure)
-        else:
-            self._backend = backend
-            self._coming.set_result(backend)
+        """One after the other, until nobody waits any more or no more can come."""
+        pause, attempt = PAUSE_SECONDS, 0
+        failure: StartupError | None
+        while not self.progress.stopped:
+            began, failure = time.monotonic(), None
+            try:
+                broken = self._live()
+            except Stopped as error:
+                return self._coming.set_exception(error)
+            except StartupError as error:
+                failure = error
+            except Exception as error:  # the thread ends here: without this the program would load for ever
+                log.exception("the model could not be loaded")
+                failure = StartupError(f"The model could not be loaded ({error!r}); the log says more.")
+                failure.__cause__ = error
+            else:
+                if broken is None or isinstance(broken, DeviceLost):
+                    return self._give_up(broken) if broken else None
+                if time.monotonic() - began > GOOD_SECONDS:
+                    pause, attempt = PAUSE_SECONDS, 0
+            if failure:
+                if not self._info:
+                    return self._give_up(failure)
+                broken = BackendError(str(failure))
+            attempt += 1
+            self.progress.again(f"{broken} This is attempt {attempt}.")
+            log.warning("the model is loaded again in %.0f s, attempt %s: %s", pause, attempt, broken)
+            self._wake.wait(pause)
+            pause = min(2 * pause, MOST_PAUSE_SECONDS)
 
-    def _fail(self, error: StartupError) -> None:
+    def _live(self) -> BackendError | None:
+        """The life of one, from its loading until its memory is free: why it broke, or None where nobody waits any
+        more."""
+        backend = self._load(self.progress)
+        backend.failed.add_done_callback(self._broke)  # before all others, who look for the next one then
+        with self._lock:
+            self._info, self._backend = backend.info, backend
+            self._coming.set_result(Arrival(backend.slots, backend.failed))
+        if backend.failed.done():  # since before it was there
+            self._broke(backend.failed)
+        self._wake.wait()
+        if self.progress.stopped:
+            return None
+        self._wake.clear()
+        broken, last = backend.failed.result(), weakref.ref(backend)
+        asyncio.run(backend.close())
+        del backend
+        until = time.monotonic() + LET_GO_SECONDS
+        gc.collect()
+        while last():  # those who were told have frames that hold it
+            if time.monotonic() > until or self._wake.wait(0.05):
+                log.warning("the model that failed is still held")
+                break
+            gc.collect()
+        return broken
+
+    def _broke(self, failed: Future[BackendError]) -> None:
+        """Called before its streams are told, so that none of them finds it here any more."""
+        with self._lock:
+            if self._backend:
+                self.progress.again(str(failed.result()))
+                self._backend, self._coming = None, _waited_for()
+                self._wake.set()
+
+    def _give_up(self, error: StartupError | DeviceLost) -> None:
         self.failure = error
         self.progress.fail(str(error))
         self._coming.set_exception(error)
-        self._failed()
+        if isinstance(error, DeviceLost):
+            self.failed.set_result(error)
+        self._gave_up()
+
+
+def _waited_for() -> Future[Arrival]:
+    coming: Future[Arrival] = Future()
+    coming.set_running_or_notify_cancel()  # who waits may leave, and the rest goes on waiting
+    return coming

@@ -1,9 +1,11 @@
 """The engine on this machine as a Backend: prompts in, whole characters out, many at once. Knows nothing of faces."""
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Self
@@ -102,6 +104,9 @@ class LocalBackend:
         Raises what `hardware.plan` and `loader.load` raise.
         """
         progress = progress or Progress()
+        gc.collect()  # what another had before this one, which the plan may count on
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()
         loaded, plan = prepared(config, progress)
         progress.report("prepare")
         runner = runner_of(loaded, plan, config, progress.told("prepare"))
@@ -115,6 +120,10 @@ class LocalBackend:
     @property
     def slots(self) -> int:
         return self._batcher.slots
+
+    @property
+    def failed(self) -> Future[BackendError]:
+        return self._batcher.failed
 
     @property
     def running(self) -> int:
@@ -165,6 +174,7 @@ class LocalBackend:
         used, _ = self._batcher.kv_bytes
         counts = self._batcher.counts
         pages = {"pages_used": counts.pages_used, "pages_free": counts.pages_free, "preempted": counts.preempted}
+        pages["batch"] = self._batcher.running
         if self._batcher.shares:
             pages |= {"prompt_tokens": counts.prompt_tokens, "shared_tokens": counts.shared_tokens}
         return self._runner.memory() | {"kv_used": used} | pages | self._batcher.device_bytes

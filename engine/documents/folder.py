@@ -6,8 +6,10 @@ grows by a line for each that is finished, retried or edited, of which the newes
 written whole or not at all.
 """
 
+import errno
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -18,15 +20,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from engine.documents.file import Options
 from engine.documents.pace import Pace
 from engine.errors import NotStored
-from engine.files import write_whole
+from engine.files import sync_names, write_whole
 from engine.job import Job as Cut
 from engine.types import (
     Finished,
     Guess,
-    Sampling,
     Segment,
     Term,
     TermResult,
@@ -39,7 +42,10 @@ KEPT_SECONDS = 7 * 24 * 3600  # of what is done
 
 Status = Literal["queued", "translating", "done", "error"]
 log = logging.getLogger(__name__)
-_OURS = re.compile(r"[\w-]{22}")  # what `secrets.token_urlsafe(16)` makes
+_OURS = re.compile(  # what `secrets.token_urlsafe(16)` makes; that is being written, or removed
+    r"([\w-]{22})(\.new|\.gone)?"
+)
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, StopIteration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,9 @@ class Order:
     name: str
     request: TranslationRequest
     options: Options = field(default_factory=Options)
+
+
+_ORDERS, _ANSWERS = TypeAdapter(Order), TypeAdapter(Finished)
 
 
 @dataclass(slots=True)
@@ -97,14 +106,23 @@ class Job:
 def jobs_in(shelf: Path) -> list[Job]:
     """What the folders of `shelf` hold, the oldest first. Whatever else stands there is left alone."""
     jobs = []
-    for path in shelf.iterdir():
-        if not _OURS.fullmatch(path.name) or not path.is_dir():
+    try:
+        paths = list(shelf.iterdir())
+    except OSError as error:
+        log.warning("%s cannot be read (%s): there are no documents", shelf, error.strerror)
+        return []
+    for path in paths:
+        if not (name := _OURS.fullmatch(path.name)):
+            continue
+        if name[2]:  # the process was killed then
+            shutil.rmtree(path, ignore_errors=True)
             continue
         try:
-            said = json.loads((path / "order.json").read_text("utf-8"))
-            job = Job(path.name, _order(said), said["created"], (path / "source").stat().st_size)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s holds no document that this Yiwen can read (%r) and is left as it is", path, error)
+            said = _json(path / "order.json")
+            size = (path / "source").stat().st_size
+            job = Job(path.name, _order(said), _number(said["created"]), size)
+        except _DAMAGED as error:
+            log.warning("%s holds no document that this Yiwen can read (%s) and is left as it is", path, _why(error))
             continue
         _read_end(path, job)
         if job.ended:
@@ -118,33 +136,41 @@ def _read_end(folder: Path, job: Job) -> None:
     job.stale = (folder / "stale").exists()
     try:
         if (folder / "error.json").exists():
-            sentence, code = json.loads((folder / "error.json").read_text("utf-8"))
-            job.error, job.status = (sentence, code), "error"
+            sentence, code = _json(folder / "error.json")
+            job.error, job.status = (_text(sentence), _text(code)), "error"
         elif (folder / "answer.json").exists() and (folder / "result").exists():
-            said = json.loads((folder / "answer.json").read_text("utf-8"))
+            said = _json(folder / "answer.json")
             warned = {warning["segment"] for warning in said["warnings"]} - {None}
-            job.warned, job.edited = said.pop("warned", len(warned)), said.pop("edited", 0)
+            job.warned, job.edited = int(said.pop("warned", len(warned))), int(said.pop("edited", 0))
             job.answer = _answer(said)
             job.status, job.segments_done, job.segments_total = "done", job.answer.segments, job.answer.segments
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s has an end that cannot be read (%r) and is done again", folder, error)
+    except _DAMAGED as error:
+        log.warning("%s has an end that cannot be read (%s) and is done again", folder, _why(error))
 
 
 def write_order(folder: Path, job: Job, data: bytes) -> None:
-    """Raises `NotStored`, and nothing of it is left."""
+    """All of it or nothing. Raises `NotStored`."""
+    coming = folder.with_name(f"{folder.name}.new")
     with _storing("document"):
         try:
-            folder.mkdir(mode=0o700)
-            write_whole(folder / "source", data)
-            _write_json(folder / "order.json", {**asdict(job.order), "created": job.created})
+            coming.mkdir(mode=0o700)
+            write_whole(coming / "source", data)
+            said = asdict(job.order)
+            del said["request"]["tags"]  # rules for a text: no file has any
+            _write_json(coming / "order.json", {**said, "created": job.created})
+            coming.rename(folder)
+            sync_names(folder.parent)
         except OSError:
-            remove(folder)
+            shutil.rmtree(coming, ignore_errors=True)
             raise
 
 
 def read_order(folder: Path) -> Order:
-    """With its glossary, which nobody keeps in memory once it has ended."""
-    return _order(json.loads((folder / "order.json").read_text("utf-8")))
+    """With its glossary, which nobody keeps in memory once it has ended. Raises `NotStored`."""
+    try:
+        return _order(_json(folder / "order.json"))
+    except _DAMAGED as error:
+        raise NotStored(f"What was asked of the document cannot be read ({_why(error)}); send it again.") from error
 
 
 def write_answer(folder: Path, result: bytes, answer: Finished, warned: int, edited: int) -> None:
@@ -161,15 +187,29 @@ def write_error(folder: Path, sentence: str, code: str) -> None:
 
 
 def forget_error(folder: Path) -> None:
-    (folder / "error.json").unlink(missing_ok=True)
+    """Raises `NotStored`."""
+    with _storing("document"):
+        (folder / "error.json").unlink(missing_ok=True)
 
 
 def forget_stale(folder: Path) -> None:
-    (folder / "stale").unlink(missing_ok=True)
+    """Raises `NotStored`."""
+    with _storing("document"):
+        (folder / "stale").unlink(missing_ok=True)
 
 
 def remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    """All of it or nothing, whenever the process is killed. Raises `NotStored`."""
+    gone = folder.with_name(f"{folder.name}.gone")
+    try:
+        folder.rename(gone)
+        sync_names(folder.parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise NotStored(f"The document could not be deleted ({why}); see to the data folder of the server.") from error
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -242,14 +282,14 @@ def read_cut(folder: Path) -> Kept | None:
         return Kept(Cut((), segments, head["tails"], head["source"], detection, warnings), head["model"], shows)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        log.warning("%s has segments that cannot be read (%r); it is cut again", folder, error)
+    except _DAMAGED as error:
+        log.warning("%s has segments that cannot be read (%s); it is cut again", folder, _why(error))
         return None
 
 
 def add_lines(folder: Path, lines: Iterable[Line]) -> None:
     """They are on the disk before this returns. Raises `NotStored`."""
-    _add(folder, "\n" + "".join(map(_line, lines)), stale=True, synced=True)  # what is there may end in half a line
+    _add(folder, "".join(map(_line, lines)), stale=True, synced=True)
 
 
 def add_line(folder: Path, line: Line, *, stale: bool) -> None:
@@ -265,15 +305,11 @@ def _add(folder: Path, lines: str, *, stale: bool, synced: bool) -> None:
         if stale:
             (folder / "stale").touch()
         with (folder / "segments.jsonl").open("ab", buffering=0) as file:  # in one go, whoever else writes
-            file.write(lines.encode())
+            data = f"\n{lines}".encode()  # what is there may end in half a line
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if synced:
                 os.fsync(file.fileno())
-
-
-def end_line(folder: Path) -> None:
-    """The last line may lack its end. Raises `NotStored`."""
-    with _storing("segment"), (folder / "segments.jsonl").open("ab") as file:
-        file.write(b"\n")
 
 
 def _line(line: Line) -> str:
@@ -293,46 +329,70 @@ def _line(line: Line) -> str:
 
 def known_lines(folder: Path, segments: list[Segment], model: str | None = None) -> dict[int, Line]:
     """The newest line of each of the `segments` that has one with its text: by hand, or by `model` where that is
-    named. Lines that are not whole are left out."""
+    named. Lines that are not whole are left out. Raises `NotStored` where they cannot be read."""
     known: dict[int, Line] = {}
     for said in _lines(folder / "segments.jsonl"):
         try:
             by, edited, segment = said.pop("model"), said.pop("edited", False), said.pop("segment")
             index = segment["index"]
+            _text(said["text"])
+            said["tokens"] = int(said["tokens"])
             if (model in (None, by) or edited) and index < len(segments) and segments[index].text == segment["text"]:
                 terms = tuple(TermResult(**term) for term in said.pop("terms"))
                 warnings = tuple(Warning(**warning) for warning in said.pop("warnings"))
                 done = Translated(segments[index], terms=terms, warnings=warnings, **said)
                 known[index] = Line(done, by, edited)
-        except (KeyError, TypeError):
+        except _DAMAGED:
             continue
     return known
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
+    try:
+        with path.open("rb") as lines:
+            for text in lines:
+                try:
+                    if isinstance(done := json.loads(text), dict):
+                        yield done
+                except (ValueError, RecursionError):
+                    continue
+    except FileNotFoundError:
         return
-    with path.open("rb") as lines:
-        for text in lines:
-            try:
-                if isinstance(done := json.loads(text), dict):
-                    yield done
-            except ValueError:
-                continue
+    except OSError as error:
+        raise NotStored(
+            f"The segments of the document cannot be read ({_why(error)}); see to the data folder of the server."
+        ) from error
 
 
 def _order(said: dict[str, Any]) -> Order:
-    request = said["request"]
-    request["glossary"] = tuple(Term(**term) for term in request["glossary"])
-    request["sampling"] = Sampling(**request["sampling"])
-    options = {**said["options"], "exclude": tuple(said["options"]["exclude"])}
-    return Order(said["name"], TranslationRequest(**request), Options(**options))
+    """Raises `ValueError` where anything in it is of another kind than it was written."""
+    return _ORDERS.validate_python(said)
 
 
 def _answer(said: dict[str, Any]) -> Finished:
-    lists = {"detection": Guess, "terms": TermResult, "warnings": Warning}
-    made = {name: tuple(kind(**each) for each in said[name]) for name, kind in lists.items()}
-    return Finished(**{**said, **made, "texts": (), "changes": ()})
+    """Raises `ValueError` likewise."""
+    return _ANSWERS.validate_python({**said, "texts": (), "changes": ()})
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_bytes(), parse_constant=_number)  # which is no number: NaN, Infinity
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text is none")
+    return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("a number is none")
+    return float(value)
+
+
+def _why(error: Exception) -> str:
+    """Without the words of the file, which may be the user's."""
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
 def _write_json(path: Path, value: object) -> None:

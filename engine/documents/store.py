@@ -14,18 +14,18 @@ import tempfile
 import time
 import unicodedata
 import zipfile
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, get_args
 
 from engine import files
 from engine.documents import folder
 from engine.documents.file import File
-from engine.documents.folder import Job, Kept, Line, Order
+from engine.documents.folder import Job, Kept, Line, Order, Status
 from engine.documents.read import read
 from engine.documents.workbench import Listed, Workbench, shown
 from engine.errors import (
@@ -36,6 +36,7 @@ from engine.errors import (
     NoSuchDocument,
     NotStored,
     Overloaded,
+    Stopping,
     YiwenError,
 )
 from engine.metrics import Metrics
@@ -78,6 +79,7 @@ class Documents:
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._coming = 0
         self._taken: files.Taken | None = None
+        self._pausing = False
         # One thread for all that takes long: it keeps one core at most from those who wait for an answer, and what is
         # removed is not being written.
         self._thread = ThreadPoolExecutor(1, "documents")
@@ -95,6 +97,18 @@ class Documents:
         await self._remove_all(job.id for job in list(self._jobs.values()) if job.is_old)
         self._refreshing = asyncio.create_task(self._refresh())
 
+    def pause(self) -> None:
+        """Takes nothing new; what is under way stops after its last finished segment and goes on at the next start."""
+        self._pausing = True
+        for document_id, task in self._tasks.items():
+            task.cancel()
+            if job := self._jobs.get(document_id):
+                job.status = "queued"
+
+    def _check_pausing(self) -> None:
+        if self._pausing:
+            raise Stopping("Yiwen is being stopped and takes no document now; send it again in a minute.", 20)
+
     async def close(self) -> None:
         """Stops what is under way; it goes on at the next start."""
         retries = [task for tasks in self._retries.values() for task in tasks]
@@ -107,6 +121,7 @@ class Documents:
 
     async def add(self, data: bytes, order: Order) -> Job:
         """Raises what is wrong with the file or the request; what comes up later is in the job's `error`."""
+        self._check_pausing()
         if not data:
             raise EmptyText("The file is empty; send one with text in it.")
         request = self._translator.checked(order.request, ())
@@ -138,6 +153,11 @@ class Documents:
             )
         return job
 
+    def counts(self) -> Mapping[Status, int]:
+        """How many there are, by status."""
+        found = Counter(job.status for job in self._jobs.values())
+        return {status: found[status] for status in get_args(Status)}
+
     def _done(self, document_id: str) -> Job:
         job = self.get(document_id)
         if job.status == "error" and job.error:
@@ -159,6 +179,11 @@ class Documents:
             except FileNotFoundError as error:
                 raise NoSuchDocument(
                     "The document's file is gone from the data folder; send the original again."
+                ) from error
+            except OSError as error:
+                why = error.strerror or type(error).__name__
+                raise NotStored(
+                    f"The document's file cannot be read ({why}); see to the data folder of the server."
                 ) from error
 
     async def zipped(self, document_ids: Sequence[str]) -> IO[bytes]:
@@ -182,21 +207,32 @@ class Documents:
                     raise
 
     async def remove(self, document_id: str) -> None:
-        """Cancels it where it is under way; nothing of it is left."""
+        """Cancels it where it is under way; nothing of it is left. Raises `NotStored` where it cannot be deleted."""
         self.get(document_id)
-        await self._remove_all([document_id])
+        await self._remove(document_id)
 
     async def _remove_all(self, document_ids: Iterable[str]) -> None:
         for document_id in document_ids:
-            if self._jobs.pop(document_id, None):
-                task = self._tasks.get(document_id)
-                await _stop([*([task] if task else []), *self._retries.pop(document_id, ())])
-                async with self._changing[document_id]:  # what is being written is written
-                    self._open.pop(document_id, None)
-                for locks in (self._changing, self._saving):
-                    locks.pop(document_id, None)
-                path = self._shelf / document_id
-                await self._in_thread(lambda path=path: folder.remove(path))  # type: ignore[misc]
+            try:
+                await self._remove(document_id)
+            except NotStored as error:
+                log.warning("an old document stays: %s", error)
+
+    async def _remove(self, document_id: str) -> None:
+        if (job := self._jobs.pop(document_id, None)) is None:
+            return
+        task = self._tasks.get(document_id)
+        await _stop([*([task] if task else []), *self._retries.pop(document_id, ())])
+        async with self._changing[document_id]:  # what is being written is written
+            self._open.pop(document_id, None)
+        for locks in (self._changing, self._saving):
+            locks.pop(document_id, None)
+        path = self._shelf / document_id
+        try:
+            await self._in_thread(lambda: folder.remove(path))
+        except NotStored:
+            self._jobs[document_id] = job
+            raise
 
     def _ended(self) -> list[Job]:
         """The oldest first."""
@@ -250,6 +286,7 @@ class Documents:
 
     async def retry_failed(self, document_id: str) -> Job:
         """Begins with the segments that kept their source or were never done; of others nothing changes."""
+        self._check_pausing()
         job = self.get(document_id)
         async with self._changing[job.id]:
             if not job.ended:
@@ -295,13 +332,17 @@ class Documents:
     async def _put(self, job: Job, bench: Workbench, line: Line, seconds: float = 0.0) -> None:
         """To be called while nobody else changes the document."""
         self.get(job.id)
+        was_stale, job.stale = job.stale, True
         job.changes += 1
-        job.stale = True
         place = self._shelf / job.id
-        if line.edited:  # beside our thread, which may be reading a large file
-            await asyncio.to_thread(folder.add_lines, place, [line])
-        else:  # in it, so that `close` waits for it
-            await self._in_thread(lambda: folder.add_lines(place, [line]))
+        try:
+            if line.edited:  # beside our thread, which may be reading a large file
+                await asyncio.to_thread(folder.add_lines, place, [line])
+            else:  # in it, so that `close` waits for it
+                await self._in_thread(lambda: folder.add_lines(place, [line]))
+        except NotStored:
+            job.stale = was_stale
+            raise
         bench.put(line.done, edited=line.edited)
         self._tell(job, bench, seconds)
 
@@ -406,6 +447,8 @@ class Documents:
                     await self._opened(job)
             except (YiwenError, OSError) as error:
                 log.warning("a document that was changed cannot be opened: %s", error)
+            except Exception:  # the task would end here, and the others be left: it is damaged in some other way
+                log.exception("a document that was changed cannot be opened")
 
     # -----------------------------------------------------------------------------------------------------------------
     # translating
@@ -426,6 +469,11 @@ class Documents:
                 job.forget_glossary()
         except YiwenError as error:
             self._fail(job, str(error), error.code)
+        except OSError as error:
+            log.exception("the files of a document cannot be used")
+            why = error.strerror or type(error).__name__
+            told = f"The document's files cannot be used ({why}); see to the data folder of the server."
+            self._fail(job, told, NotStored.code)
         except Exception:  # the end of a task: the document would seem under way for ever
             log.exception("a document failed")
             self._fail(job, "Yiwen made a mistake with this file; its log says more.", YiwenError.code)
@@ -444,12 +492,12 @@ class Documents:
                 pause = next(pauses, 0)
                 if not pause:
                     raise
-                log.warning("a document is tried again in %s s: %s", pause, error)
+                log.warning("a document is tried again in %s s: %s", pause, str(error))
             job.status = "queued"
             await asyncio.sleep(pause)
 
     async def _attempt(self, job: Job, file: File, retries: bool) -> Finished:
-        place, model = self._shelf / job.id, self._translator.info.name
+        model = self._translator.info.name
         async with self._changing[job.id]:
             bench = await self._at_work(job, file)
         asked = bench.failed() if retries else {part.index for part in bench.cut.segments} - bench.done.keys()
@@ -459,7 +507,6 @@ class Documents:
         job.status, job.segments_done, job.segments_total = "translating", 0, bench.size
         job.pace.begin()
         job.work_left = sum(bench.cut.segments[index].tokens for index in asked)
-        await self._in_thread(lambda: folder.end_line(place))
         async with aclosing(events):
             async for event in events:
                 match event:
@@ -539,8 +586,12 @@ class Documents:
             texts, changes, warned, edited = bench.texts(), job.changes, job.warned, job.edited
         await self._in_thread(lambda: folder.write_answer(place, save(texts), answer, warned, edited))
         if job.changes == changes:  # else there is more to save already
-            job.stale = False
-            folder.forget_stale(place)  # at once, before there is another change
+            try:
+                folder.forget_stale(place)  # at once, before there is another change
+            except NotStored as error:  # it is made once more then
+                log.warning("%s", error)
+            else:
+                job.stale = False
 
     def _fail(self, job: Job, sentence: str, code: str) -> None:
         """A document that was done before stays as it was, and tells of the retry that failed."""

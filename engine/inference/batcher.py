@@ -4,22 +4,25 @@ Prompts come in by chunks beside the tokens of those who run. Where pages run sh
 computed again later. Knows tokens only, no text, and nothing of how a step is done.
 """
 
+import gc
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import torch
 
-from engine.errors import BackendError, TextTooLong
+from engine.errors import BackendError, DeviceLost, TextTooLong
 from engine.inference.kv_cache import PAGE_TOKENS, Pages, Table
 from engine.inference.runner import BESIDE_CHUNKS, Chunk, Pending, Runner
 from engine.types import FinishReason, Sampling
 
 CROWD = 4  # who wait, at the least, to be let in at full speed; fewer come in beside those who run
+MOST_FAILURES = 3  # of steps one after the other, each with other requests: then it is not the requests
 GOOD_STEPS = 1_000  # after which twice as many may run again: 5 to 50 s after a device had no room
 
 # How a RuntimeError says that there is no memory, where it is not `torch.OutOfMemoryError`
@@ -29,6 +32,8 @@ NO_MEMORY = (
     "CUDA error: out of memory",  # past torch's allocator: graphs, events, pinned memory
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",  # Windows
+    "std::bad_alloc",  # OpenVINO's
+    "Failed to allocate memory",  # ONNX Runtime's
 )
 
 log = logging.getLogger(__name__)
@@ -51,6 +56,7 @@ class Generation:
     ids: Sequence[int] = ()  # to be computed before the next token is chosen: the prompt, and what was made of old
     taken: int = 0  # how many of them are in steps launched
     launched: int = 0  # tokens that steps launched have chosen or will choose
+    tried_alone: bool = False  # there was no room for it then
     slot: int = -1
     table: Table | None = None  # while it is in the batch
 
@@ -90,10 +96,13 @@ class Batcher:
         self._running: list[Generation] = []  # who came first stands first; only the last may have ids left
         self._most_running = runner.slots  # fewer after the device ran out of memory
         self._good_steps = 0  # since then
+        self._failures = 0  # of steps, since one was read
         self._free_slots = list(range(runner.slots))  # a heap
         self._unread: list[tuple[Pending, list[Generation]]] = []  # the step launched, and whom its tokens are for
         self._preempted = self._computed_tokens = self._shared_tokens = 0
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self.failed: Future[BackendError] = Future()  # see `Backend.failed`
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
@@ -130,7 +139,7 @@ class Batcher:
         return Counts(self._preempted, self._computed_tokens, self._shared_tokens, used, self._pages.count - used)
 
     def submit(self, sequence: Generation) -> None:
-        """Raises `TextTooLong` for what could not even run alone, `BackendError` after `close`."""
+        """Raises `TextTooLong` for what could not even run alone, `BackendError` after `close` or its own end."""
         tokens = len(sequence.prompt) + sequence.max_new_tokens - 1  # the last one made is never looked back at
         if self._pages.most(tokens) > self._pages.count:
             raise TextTooLong(
@@ -138,8 +147,10 @@ class Batcher:
                 f"fit the memory for {self._pages.count * PAGE_TOKENS} tokens; shorten the text, or give the model "
                 "more memory."
             )
-        with self._wake:
+        with self._lock:
             if self._closed:
+                if self.failed.done():
+                    raise BackendError(str(self.failed.result()))
                 raise BackendError("The model has been shut down; start Yiwen again.")
             self._waiting.append(sequence)
             self._wake.notify()
@@ -149,14 +160,25 @@ class Batcher:
         sequence.cancelled = True
 
     def close(self) -> None:
-        with self._wake:
+        with self._lock:
             self._closed = True
             self._wake.notify()
         self._thread.join()
 
     def _run(self) -> None:
+        broken: BackendError | None = None
+        try:
+            self._work()
+        except BaseException as error:  # the thread ends here, whatever it was: nobody may wait in vain
+            log.exception("the model can do nothing any more")
+            kind = DeviceLost if isinstance(error, DeviceLost) else BackendError  # anew: its frames hold the model
+            broken = kind(str(error) if isinstance(error, BackendError) else _broken(error))
+        self._end(broken)
+
+    def _work(self) -> None:
+        """Until it is closed. Raises what nothing can be done after."""
         while True:
-            with self._wake:
+            with self._lock:
                 while not (self._waiting or self._running or self._closed):
                     self._most_running = self._runner.slots
                     self._wake.wait()
@@ -172,9 +194,39 @@ class Batcher:
             elif failed:
                 told = f"The model failed while translating ({type(failed).__name__}); try again."
                 self._fail(BackendError(told), failed)
+                self._check()
+                self._failures += 1
+                if self._failures >= MOST_FAILURES:
+                    raise BackendError(_broken(failed)) from failed
         with suppress(Exception):  # a step under way writes to memory that is about to be given back
             self._read_all()
-        self._fail(BackendError("The model was shut down while translating."), None)
+
+    def _check(self) -> None:
+        """Raises `DeviceLost` where a card answers to nothing any more."""
+        if self._runner.device.startswith("cuda"):
+            try:
+                torch.cuda.synchronize(self._runner.device)
+            except RuntimeError as error:  # it will say so to whatever is asked from now on
+                raise DeviceLost(
+                    f"The card {self._runner.device} has failed ({type(error).__name__}) and can only be used by a new "
+                    "process; Yiwen ends now, so that it can be started again."
+                ) from error
+
+    def _end(self, broken: BackendError | None) -> None:
+        """Tells all who run or wait, and from now on whoever comes."""
+        if broken:
+            self.failed.set_result(broken)
+        with self._lock:
+            self._closed = True
+            sequences = dict.fromkeys([*self._running, *self._waiting])
+            self._waiting.clear()
+        # another than `failed` has: who raises it adds the frames it passes
+        told = BackendError(str(broken or "The model was shut down while translating."))
+        self._tell(sequences, told)
+        with suppress(Exception):  # the books may not be right any more
+            self._forget()
+            for sequence in list(self._running):
+                self._leave(sequence)
 
     def _round(self) -> None:
         """Launches a step: a token more of everyone whose prompt is in, and as much of the next prompts as may go
@@ -250,7 +302,7 @@ class Batcher:
         """Takes in the first who waits, if there is a slot, and pages beside one for each that runs."""
         if len(self._running) >= self._most_running:
             return None
-        with self._wake:
+        with self._lock:
             while self._waiting and self._waiting[0].cancelled:
                 self._waiting.popleft()
             if not self._waiting:
@@ -260,8 +312,8 @@ class Batcher:
             sequence.table = self._pages.open(sequence.ids, spare=len(self._running))
             if sequence.table is None:
                 return None
+            self._running.append(sequence)  # before all that may fail; somewhere it stands at every moment
             self._waiting.popleft()
-        self._running.append(sequence)  # before all that may fail
         sequence.slot = heappop(self._free_slots)  # the lowest: the ONNX runner computes what lies between them, too
         sequence.taken, sequence.launched = sequence.table.length, len(sequence.made)
         self._shared_tokens += sequence.taken
@@ -275,6 +327,7 @@ class Batcher:
     def _read(self, launched: Sequence[tuple[Pending, list[Generation]]]) -> None:
         for pending, takers in launched:
             for sequence, token in zip(takers, pending.tokens(), strict=True):
+                self._failures = 0
                 if sequence.table:  # else it has left since the launch
                     self._accept(sequence, token)
 
@@ -305,20 +358,24 @@ class Batcher:
 
     def _preempt(self, sequence: Generation) -> None:
         """Back to the head of those who wait; its answer goes on where it is. Nothing launched may be unread."""
+        with self._lock:
+            self._waiting.appendleft(sequence)
         self._leave(sequence)
         self._preempted += 1
-        with self._wake:
-            self._waiting.appendleft(sequence)
 
     def _step_back(self, error: Exception) -> None:
-        """The device has no room for this step. Half as many may have; who fails alone is told."""
+        """The device has no room for this step. Half as many may have; who fails alone is tried once more, with all
+        that can be had, and then told."""
         self._forget()
-        if len(self._running) == 1:
-            self._fail(
-                BackendError("The device has too little memory for this translation; shorten the text."),
-                error,
-            )
+        alone = self._running[0] if len(self._running) == 1 else None
+        if alone and alone.tried_alone:
+            told = BackendError("The device has too little memory for this translation; shorten the text.")
+            self._fail(told, error)
+            self._check()
             return
+        if alone:
+            alone.tried_alone = True
+            gc.collect()
         self._most_running, self._good_steps = max(1, len(self._running) // 2), 0
         while self._running:
             self._preempt(self._running[-1])
@@ -331,15 +388,15 @@ class Batcher:
         if self._good_steps == GOOD_STEPS:
             self._most_running, self._good_steps = min(self._runner.slots, 2 * self._most_running), 0
 
-    def _fail(self, told: BackendError, cause: Exception | None) -> None:
+    def _fail(self, told: BackendError, cause: Exception) -> None:
+        """Tells all who run, and lets them out."""
         told.__cause__ = cause
         self._forget()
-        with self._wake:
-            sequences = [*self._running, *self._waiting] if self._closed else list(self._running)
-            if self._closed:
-                self._waiting.clear()
+        self._tell(self._running, told)
         for sequence in list(self._running):
             self._leave(sequence)
+
+    def _tell(self, sequences: Iterable[Generation], told: BackendError) -> None:
         for sequence in sequences:
             if not sequence.cancelled:
                 try:
@@ -356,6 +413,10 @@ class Batcher:
 def _give_up(sequence: Generation) -> None:
     log.exception("A listener failed; its generation is cancelled.")
     sequence.cancelled = True
+
+
+def _broken(error: BaseException) -> str:
+    return f"The model failed ({type(error).__name__}) and is started again; try again in a few seconds."
 
 
 def _is_out_of_memory(error: Exception) -> bool:

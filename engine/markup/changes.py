@@ -75,7 +75,7 @@ def _of_block(block: Block, text: str, new: str, blocks: Sequence[Block], writte
     )
     in_values = block.form.startswith(front_matter.FORM) or block.form.endswith(html.UNQUOTED)
     counts["quotes_added"] = int(in_values and new.startswith('"') and not old.startswith('"'))
-    if not in_values and not block.form.startswith(("text", "html", "inline", "title")):
+    if not in_values and not block.form.startswith(("text", "html", "xml", "inline", "title")):
         block = filled(block, written)  # as it was written
         for tag in {closing for _, closing in block.tags.values() if closing.startswith("][")}:
             counts["label_added"] += max(0, new.count(tag) - old.count(tag))

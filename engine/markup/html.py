@@ -10,23 +10,21 @@ Declared changes to a block that is translated: a line break and the blanks arou
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
 from html import unescape
 from html.entities import html5
-from itertools import accumulate
-from typing import Literal, NamedTuple
 
 from engine.markup import marks
+from engine.markup.inline import MOST_ITEMS, NO_BREAK_SPACE, Item, Letters, block_of, lines_joined, texts
 from engine.markup.lexer import Attribute, Token, attributes, lex
 from engine.markup.page_language import primary
-from engine.markup.spans import Found, TagPlace, cut, partners
+from engine.markup.spans import Found, cut
 from engine.markup.templates import IN_HTML
-from engine.types import Block, Document
+from engine.types import NO_RULES, Block, Document, TagRules
 
 TEXT, DOUBLE, SINGLE, UNQUOTED = "html text", 'html "', "html '", "html unquoted"  # forms of blocks
-MOST_ITEMS = 20_000  # texts and tags of one block; nobody writes a paragraph of more
 _FORMS = {'"': DOUBLE, "'": SINGLE, "": UNQUOTED}
 
 
@@ -72,11 +70,9 @@ _MATTERS = re.compile(  # a tag that has none of these says nothing to a reader,
     r"title|alt|placeholder|aria-|label|summary|content|value|translate|lang", re.IGNORECASE
 )
 
-_SPACE = re.compile(r"(?<![\t\n\f\r ])[\t\f ]*+[\n\r][\t\n\f\r ]*+")
 _ENTITY = re.compile(r"&(?:#[^\t\n\f <&#;]{1,32};?|(?P<name>[A-Za-z][A-Za-z0-9]*+)(?P<end>[;=]?))")
 _LOOSE_END = re.compile(r"(?:</?|&[#\w]*)\Z")  # with other text after it, it could mean something else
 _UNQUOTABLE = re.compile(r"[\s\"'=<>`]|\A\Z")
-_NO_BREAK_SPACE = "&nbsp;"
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;", "\0": ""}
 _TO_ESCAPE = re.compile("[&<>\r\0\"']")
 _ESCAPES_OF_FORM = {
@@ -85,27 +81,19 @@ _ESCAPES_OF_FORM = {
 }
 
 
-class _Item(NamedTuple):
-    """A part of a run. An open or close that has no partner there stands alone, like a void."""
-
-    kind: Literal["text", "open", "close", "void"]
-    start: int
-    end: int
-    tag: str = ""
-    worded: bool = False  # whether it has text to translate or to keep among the words
-    shown: bool = False  # whether a reader sees it as a word of the sentence
+def parse(source: str, rules: TagRules = NO_RULES) -> Document:
+    """The blocks in `source`. HTML has no outline to be found, so that `rules.outline` changes nothing."""
+    return cut(source, find(source, rules))
 
 
-def parse(source: str, *, ignore_tags: AbstractSet[str] = frozenset()) -> Document:
-    """The blocks in `source`; elements of `ignore_tags` are left as they are."""
-    return cut(source, find(source, ignore_tags=ignore_tags))
-
-
-def find(source: str, *, ignore_tags: AbstractSet[str] = frozenset(), kept: re.Pattern[str] = IN_HTML) -> list[Found]:
+def find(source: str, rules: TagRules = NO_RULES, *, kept: re.Pattern[str] = IN_HTML) -> list[Found]:
     """The blocks of `parse`, in no order. What `kept` matches in a text stays as it is, a word among the others."""
+    ignored, splitting, joining = (
+        {name.lower() for name in names} for names in (rules.ignore, rules.splitting, rules.non_splitting)
+    )
     tokens = lex(source)
     found: list[Found] = []
-    run: list[_Item] = []
+    run: list[Item] = []
     opened: Counter[str] = Counter()
     again: Token | None = None
     language = ""  # of the page, where it says so: what is in another stays
@@ -113,38 +101,39 @@ def find(source: str, *, ignore_tags: AbstractSet[str] = frozenset(), kept: re.P
         again = None
         kind, start, end, tag, _ = token
         if kind == "text":
-            run += _texts(source, start, end, kept)
+            run += texts(source, start, end, _spans(source, start, end, kept))
             if len(run) > MOST_ITEMS:
-                found += _run_blocks(source, run)
+                found += block_of(source, run, _LETTERS)
                 run = []
             continue
         inline = tag in _INLINE or "-" in tag or kind in ("comment", "cdata") or source.startswith("</>", start)
+        inline = tag not in splitting and (inline or tag in joining)
         if not inline and run:
-            found += _run_blocks(source, run)
+            found += block_of(source, run, _LETTERS)
             run = []
         if kind == "start":
             read = _attributes(source, token)
             said = primary(_value(source, read["lang"])) if "lang" in read else ""
             language = said if tag in ("html", "body") and said else language
-            opaque = tag in ignore_tags or _says_no(source, read) or bool(said and language and said != language)
+            opaque = tag in ignored or _says_no(source, read) or bool(said and language and said != language)
             if read and not opaque:
                 found += _attribute_blocks(source, tag, read, kept)
             if tag in _VOID:
-                run += [_Item("void", start, end, shown=opaque)] if inline else ()
+                run += [Item("void", start, end, shown=opaque)] if inline else ()
             elif opaque or tag in _SKIPPED:
                 end, again = _element_end(token, tokens, opened)
-                run += [_Item("void", start, end, shown=opaque or tag in _CODE)] if inline else ()
+                run += [Item("void", start, end, shown=opaque or tag in _CODE)] if inline else ()
             else:
                 opened[tag] += 1
-                run += [_Item("open", start, end, tag)] if inline else ()
+                run += [Item("open", start, end, tag)] if inline else ()
         elif kind == "end":
             opened[tag] -= opened[tag] > 0
-            run += [_Item("close", start, end, tag)] if inline else ()
+            run += [Item("close", start, end, tag)] if inline else ()
         elif inline:
-            run.append(_Item("void", start, end))
+            run.append(Item("void", start, end))
         elif kind == "rcdata" and tag == "title":
-            found += _run_blocks(source, [*_texts(source, start, end, kept)])
-    return [*found, *_run_blocks(source, run)]
+            found += block_of(source, [*texts(source, start, end, _spans(source, start, end, kept))], _LETTERS)
+    return [*found, *block_of(source, run, _LETTERS)]
 
 
 def write(block: Block, text: str) -> str:
@@ -157,12 +146,16 @@ def write(block: Block, text: str) -> str:
 
 def escape(block: Block) -> Callable[[str], str]:
     """How the runs of the block are written, whatever stands around them."""
-    return partial(_escaped, form=block.form, name_spaces=_NO_BREAK_SPACE in block.source)
+    return _escape(block.source, block.form)
+
+
+def _escape(written: str, form: str = TEXT) -> Callable[[str], str]:
+    return partial(_escaped, form=form, name_spaces=NO_BREAK_SPACE in written)
 
 
 def _escaped(text: str, form: str, name_spaces: bool) -> str:
     escaped = text.translate(_ESCAPES_OF_FORM[form]) if _TO_ESCAPE.search(text) else text
-    return escaped.replace("\u00a0", _NO_BREAK_SPACE) if name_spaces else escaped
+    return escaped.replace("\u00a0", NO_BREAK_SPACE) if name_spaces else escaped
 
 
 def _attributes(source: str, token: Token) -> dict[str, Attribute]:
@@ -183,7 +176,7 @@ def _says_no(source: str, read: Mapping[str, Attribute]) -> bool:
 
 def _value(source: str, attribute: Attribute) -> str:
     """What a reader reads in an attribute."""
-    text = _SPACE.sub(_one_space, source[attribute.start : attribute.end]).replace("\0", "")
+    text = lines_joined(source[attribute.start : attribute.end]).replace("\0", "")
     return _ENTITY.sub(_attribute_entity, text) if "&" in text else text
 
 
@@ -238,143 +231,13 @@ def _element_end(first: Token, following: Iterator[Token], opened: Mapping[str, 
     return end, None
 
 
-def _texts(source: str, start: int, end: int, kept: re.Pattern[str]) -> Iterator[_Item]:
-    for match in kept.finditer(source, start, end):
-        if start < match.start():
-            yield _text(source, start, match.start())
-        yield _Item("void", *match.span(), shown=True)
-        start = match.end()
-    if start < end:
-        yield _text(source, start, end)
-
-
-def _text(source: str, start: int, end: int) -> _Item:
-    worded = _inner(source, start, end) != (end, end)
-    return _Item("text", start, end, worded=worded, shown=worded)
-
-
-def _inner(source: str, start: int, end: int) -> tuple[int, int]:
-    """The stretch without white space around it."""
-    while start < end:
-        if source[start].isspace():
-            start += 1
-        elif source.startswith(_NO_BREAK_SPACE, start, end):
-            start += len(_NO_BREAK_SPACE)
-        else:
-            break
-    while start < end:
-        if source[end - 1].isspace():
-            end -= 1
-        elif source.endswith(_NO_BREAK_SPACE, start, end):
-            end -= len(_NO_BREAK_SPACE)
-        else:
-            break
-    return start, end
-
-
-def _run_blocks(source: str, run: Sequence[_Item]) -> Iterator[Found]:
-    """The block of a run, if there is a letter in it."""
-    words = [item for item in run if item.shown]
-    if not any(item.worded for item in words):
-        return
-    inner = words if len(words) == 1 else _unwrapped(_merged(run))
-    for index in {0, len(inner) - 1}:
-        if inner[index].kind == "text":
-            start, end = inner[index].start, inner[index].end
-            inner_start, inner_end = _inner(source, start, end)
-            start = inner_start if index == 0 else start
-            end = inner_end if index == len(inner) - 1 else end
-            inner[index] = _Item("text", start, end)
-    texts = {index: _decoded(source[item.start : item.end]) for index, item in enumerate(inner) if item.kind == "text"}
-    if any(map(str.isalpha, "".join(texts.values()))):
-        yield _found(source, inner, texts)
-
-
-def _unwrapped(items: list[_Item]) -> list[_Item]:
-    """Without the pairs around all of it, and without what shows no reader anything where it begins and ends."""
-    pairs = _pairs(items)
-    first, last = 0, len(items) - 1
-    while first <= last:
-        if not items[first].shown and first not in pairs:
-            first += 1
-        elif not items[last].shown and last not in pairs:
-            last -= 1
-        elif pairs.get(first) == last:
-            first, last = first + 1, last - 1
-        else:
-            break
-    return items[first : last + 1]
-
-
-def _pairs(items: Sequence[_Item]) -> Mapping[int, int]:
-    return partners(
-        (index, item.kind == "open", item.tag) for index, item in enumerate(items) if item.kind in ("open", "close")
-    )
-
-
-def _merged(items: Sequence[_Item]) -> list[_Item]:
-    """The items with one void for each pair that has no text in it."""
-    pairs = _pairs(items)
-    worded = [0, *accumulate(item.worded for item in items)]
-    shown = [0, *accumulate(item.shown for item in items)]
-    merged = []
-    at = 0
-    while at < len(items):
-        end = pairs.get(at, at)
-        if at < end and worded[at] == worded[end]:
-            merged.append(_Item("void", items[at].start, items[end].end, shown=shown[at] < shown[end]))
-            at = end
-        else:
-            merged.append(items[at])
-        at += 1
-    return merged
-
-
-def _found(source: str, items: Sequence[_Item], texts: Mapping[int, str]) -> Found:
-    """The block of these items, where `texts` are what a reader reads of those that are text."""
-    pairs = _pairs(items)
-    whole = source[items[0].start : items[-1].end]
-    name_spaces = _NO_BREAK_SPACE in whole
-    numbers = marks.free_numbers("".join(texts.values()))
-    number_of: dict[int, int] = {}
-    parts: list[str] = []
-    tags: dict[int, tuple[str, str]] = {}
-    places: list[TagPlace] = []
-    spelling: dict[str, str] = {}
-    plain: set[str] = set()  # runs that are written as they would be
-    for index, item in enumerate(items):
-        written = source[item.start : item.end]
-        if item.kind == "text":
-            text = texts[index]
-            parts.append(text)
-            if _escaped(text, TEXT, name_spaces) == written:
-                plain.add(text)
-            elif not _LOOSE_END.search(written):
-                spelling.setdefault(text, written)
-        elif index in number_of:
-            number = number_of[index]
-            parts.append(f"</s{number}>")
-            tags[number] = (tags[number][0], written)
-            places.append(TagPlace(number, 1, item.start, item.end))
-        else:
-            number = next(numbers)
-            if index in pairs:
-                number_of[pairs[index]] = number
-            parts.append(f"<s{number}>" if index in pairs else f"<s{number}></s{number}>")
-            tags[number] = (written, "")
-            places.append(TagPlace(number, 0, item.start, item.end))
-    for text in plain & spelling.keys():  # of both ways the plain one: else a space may become the end of a line
-        del spelling[text]
-    return Found(items[0].start, Block("".join(parts), whole, TEXT, tags, spelling), places)
+def _spans(source: str, start: int, end: int, kept: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    return (found.span() for found in kept.finditer(source, start, end))
 
 
 def _decoded(written: str) -> str:
     """What a reader reads; a line break and the blanks around it are one space."""
-    return unescape(_SPACE.sub(_one_space, written)).replace("\0", "")
-
-
-def _one_space(space: re.Match[str]) -> str:
-    return " " if "\n" in space[0] or "\r" in space[0] else space[0]
+    return unescape(lines_joined(written)).replace("\0", "")
 
 
 def _attribute_entity(entity: re.Match[str]) -> str:
@@ -384,3 +247,6 @@ def _attribute_entity(entity: re.Match[str]) -> str:
     end = entity["end"]
     character = html5.get(entity["name"] + ";" * (end == ";"))
     return entity[0] if character is None or end == "=" else character
+
+
+_LETTERS = Letters(TEXT, _decoded, _escape, _LOOSE_END)

@@ -24,6 +24,8 @@ def keep(part: Segment, spans: Iterable[Span]) -> Segment:
     """The segment with marks for the `spans` of its bare text and for models' special tokens. What a tag begins or ends
     in stays as it is: it cannot be one mark."""
     spans = [*spans]
+    if not spans and not _CONTROL.search(part.text):
+        return part
     free = marks.free_numbers(part.text)
     kept: dict[int, str] = {}
     pieces: list[marks.Piece] = []
@@ -67,7 +69,9 @@ class Speller:
 
 def bare(part: Segment, text: str) -> str:
     """A translation of the segment, spelt out, as a reader reads it."""
-    return marks.bare(text, {number: tag for number, tag in part.tags.items() if number not in part.kept})
+    if part.kept:
+        return marks.bare(text, {number: tag for number, tag in part.tags.items() if number not in part.kept})
+    return marks.bare(text, part.tags)
 
 
 def source(part: Segment) -> str:

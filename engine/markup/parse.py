@@ -2,20 +2,23 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
-from engine.markup import html, markdown, plain
-from engine.types import Block, Document
+from engine.markup import html, markdown, plain, xml
+from engine.types import Block, Document, Split, TagRules
 
-Markup = Literal["text", "html", "markdown"]
+Markup = Literal["text", "html", "markdown", "xml"]
 LOOKED_AT = 20_000  # characters
 
 _HTML = re.compile(
-    r"\A\s*<(?:!doctype\s|html[\s>]|\?xml)"
+    r"\A\s*<(?:!doctype\s|html[\s>])"
     r"|</(?:p|div|span|a|b|i|em|strong|h[1-6]|ul|ol|li|table|t[dr]|section|article|body|button|label|u|sup|sub|small)\s*>"
     r"|<(?:br|hr|img|p|div|span|a|li)(?:\s[^<>]{0,500})?/?>",
     re.IGNORECASE,
 )
+_XML = re.compile(r"\A\s*<\?xml\s")
+_XHTML = re.compile(r"<(?:!doctype\s+html|html)[\s>]", re.IGNORECASE)
 _MARKDOWN = re.compile(
     r"^ {0,3}#{1,6} \S"  # a heading
     r"|^ {0,3}```[^`\n]*\n(?:[^\n]*\n){0,500}? {0,3}```"  # a fence, and its end
@@ -47,12 +50,28 @@ PARSERS: dict[Markup, Parser] = {
     "text": Parser(plain.parse, plain.write, _as_it_is),
     "html": Parser(html.parse, html.write, html.escape),
     "markdown": Parser(markdown.parse, markdown.write, markdown.escape),
+    "xml": Parser(xml.parse, xml.write, xml.escape),
 }
 
 
+def parser_for(markup: Markup, rules: TagRules, split: Split) -> Parser:
+    """The parser that does as a caller says: of tags in HTML and XML, of the ends of lines in plain text."""
+    parser = PARSERS[markup]
+    match markup:
+        case "text":
+            return parser._replace(parse=partial(plain.parse, split=split))
+        case "html":
+            return parser._replace(parse=partial(html.parse, rules=rules))
+        case "xml":
+            return parser._replace(parse=partial(xml.parse, rules=rules))
+    return parser
+
+
 def format_of(text: str) -> Markup:
-    """What `text` seems to be, by its first characters; plain text in doubt, where tags are kept all the same."""
+    """What `text` seems to be by its first characters, and XML by all; plain text in doubt, where tags are kept too."""
     start = text[:LOOKED_AT]
+    if _XML.match(start):
+        return "html" if _XHTML.search(start) or not xml.is_well_formed(text) else "xml"  # HTML refuses nothing
     if _MARKDOWN.search(start) and not re.match(r"\s*<(?:!doctype|html)", start, re.IGNORECASE):
         return "markdown"  # which may hold HTML
     return "html" if _HTML.search(start) else "text"

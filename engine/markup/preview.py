@@ -41,7 +41,7 @@ CELL = 40  # of them, with its tags
 
 
 def page(markup: Markup, text: str) -> str:
-    """`text` as a reader sees it; HTML as it is, Markdown without its front matter, text word for word.
+    """`text` as a reader sees it; HTML as it is, Markdown without its front matter, text and XML word for word.
 
     Raises `TextTooLong`, also for the page it would become.
     """
@@ -53,7 +53,7 @@ def page(markup: Markup, text: str) -> str:
     text = _HALF_A_CHARACTER.sub("\ufffd", text).removeprefix("\ufeff")
     if markup == "html":
         return _FIRST + _harmless(text)
-    if markup == "text":
+    if markup in ("text", "xml"):
         return f'{_FIRST}{_STYLE}<body dir="auto"><pre>\n{escape(text)}</pre>'
     text = text.replace("\r\n", "\n")
     text = text[front_matter(text, 0).end :]

@@ -46,9 +46,9 @@ def segments_of(blocks: Sequence[Block], count_tokens: CountTokens, max_tokens: 
             if _is_name(part.text):
                 kept += part.gap + part.text
                 continue
-            part, kept = replace(part, gap=kept + part.gap), ""
+            gap, kept = kept + part.gap, ""
             tags = {number: block.tags[number] for number in marks.numbers(part.text, block.tags)}
-            segments.append(replace(part, index=len(segments), block=number, tags=tags))
+            segments.append(replace(part, index=len(segments), block=number, gap=gap, tags=tags))
         tails.append(kept + tail)
     return segments, tails
 

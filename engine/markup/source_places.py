@@ -66,7 +66,7 @@ def letters(block: Block, start: int) -> Letters:
 def _read(block: Block) -> Iterator[tuple[int, int]]:
     """Where each letter stands in the block's own source, as far as that is understood."""
     source, at = block.source, 0
-    escapes = not block.form.startswith(("text", "html", "inline"))  # of Markdown
+    escapes = not block.form.startswith(("text", "html", "xml", "inline"))  # of Markdown
     line_end = _QUOTED_LINE_END if escapes else _LINE_END
     entities = not block.form.startswith("text")
     if block.form.startswith("front matter") and source[:1] in ("'", '"') and source[:1] != block.text[:1]:

@@ -1,7 +1,8 @@
 """Whether a rebuilt document still has the structure of its source, as readers other than our parsers see it.
 
-html5lib reads HTML and pulldown-cmark (pyromark) Markdown; neither shares a line with what cuts the source. A skeleton
-is what they find without the text. Plain text has none. It knows nothing of models or of why a text is as it is.
+html5lib reads HTML, pulldown-cmark (pyromark) Markdown and expat XML; none shares a line with what cuts the source, but
+for how expat is given a fragment. A skeleton is what they find without the text. Plain text has none. It knows nothing
+of models or of why a text is as it is.
 
 Declared changes make no difference: attributes that are read, `lang` and `dir` of `<html>`, titles of links, values of
 front matter, soft line ends, and `<em>`, `<strong>` and `<del>` for emphasis in Markdown. Within a block a translation
@@ -13,8 +14,10 @@ reads them as text, and what boxes and definitions hold as code; so where there 
 
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from html.entities import html5
 from typing import Any
+from xml.parsers import expat
 
 import pyromark
 from html5lib._tokenizer import HTMLTokenizer
@@ -22,6 +25,7 @@ from html5lib.constants import tokenTypes
 from html5lib.html5parser import HTMLParser
 from html5lib.treebuilders.base import Node, TreeBuilder
 
+from engine.markup import xml
 from engine.markup.parse import Markup
 from engine.markup.spans import rebuild
 from engine.types import Block, Document
@@ -47,6 +51,9 @@ _ADDED_TO_HTML = frozenset({"lang", "dir"})
 _VERBATIM = frozenset("script style textarea xmp iframe noembed noframes pre code kbd samp var".split())
 _VOID = frozenset("area base br col embed frame hr img input keygen link meta param source track wbr".split())
 _BLANK = "\t\n\f\r \0"  # what makes no difference to a tree of HTML
+
+_ENTITY = re.compile(rf"{xml.UNKNOWN}[^\W\d][\w.:-]*+;")
+_CDATA_START, _CDATA_END = "<![CDATA[", "]]>"
 
 DIALECT = (
     pyromark.Options.ENABLE_TABLES
@@ -82,7 +89,7 @@ def skeleton(markup: Markup, source: str) -> Skeleton:
         raise Unverifiable(f"{len(source)} characters are more than {MOST_CHARACTERS}.")
     source = _SURROGATE.sub("\ufffd", source.replace("\r\n", "\n")).removeprefix("\ufeff")
     try:
-        return tuple(_html(source) if markup == "html" else _markdown(source))
+        return tuple(_READERS[markup](source))
     except Unverifiable:
         raise
     except Exception as error:  # whatever a reader of all the world's markup trips over is no fault of the translation
@@ -316,6 +323,41 @@ class _Tokenizer(HTMLTokenizer):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# XML
+
+
+def _xml(source: str) -> list[str]:
+    """Elements with all their attributes, comments, instructions, CDATA and entities, as expat finds them."""
+    found: list[str] = []
+    text: list[str] = []
+
+    def note(item: str) -> None:
+        said = "".join(text)
+        text.clear()
+        if item == _CDATA_END:
+            found.append(f"<![CDATA[{said}")
+            return
+        found.extend(entity for entity in _ENTITY.findall(said) if entity[1:] not in html5)  # those are letters
+        if _ENTITY.sub(lambda entity: entity[0] if entity[0][1:] in html5 else "", said).strip(_BLANK):
+            found.append(TEXT)
+        found.append(item)
+
+    reader = expat.ParserCreate(encoding="utf-8")
+    reader.StartElementHandler = lambda name, said: note(f"({name} {said}")
+    reader.EndElementHandler = lambda name: note(f"){name}")
+    reader.CommentHandler = lambda said: note(f"<!--{said}")
+    reader.ProcessingInstructionHandler = lambda name, said: note(f"<?{name} {said}")
+    reader.StartCdataSectionHandler = lambda: note(_CDATA_START)
+    reader.EndCdataSectionHandler = lambda: note(_CDATA_END)
+    reader.CharacterDataHandler = text.append
+    reader.DefaultHandler = lambda said: note(f"<{said}")  # declarations, word for word
+    start = xml.content_start(source)
+    if xml.feed(reader, source, start) >= 0:
+        raise Unverifiable("It is not well formed.")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Markdown
 
 
@@ -378,3 +420,6 @@ def _inline_html(tag: str) -> str:
     if emphasis := _EMPHASIS.get(tag):
         return emphasis
     return f"<{''.join(_html(tag))}" if _READ_IN_TAG.search(tag) else " ".join(tag.split())
+
+
+_READERS: dict[Markup, Callable[[str], Iterable[str]]] = {"html": _html, "markdown": _markdown, "xml": _xml}

@@ -8,7 +8,7 @@ from typing import Any, Literal, assert_never
 
 from pydantic import BaseModel, Field
 
-from engine.languages import Language
+from engine.languages import LANGUAGES
 from engine.server.errors import describe
 from engine.server.questions import JsonObject, TermFields
 from engine.types import (
@@ -115,7 +115,7 @@ class AlternativesAnswer(BaseModel):
 
 
 class RenderAnswer(BaseModel):
-    format: Literal["text", "html", "markdown"]
+    format: Literal["text", "html", "markdown", "xml"]
     html: str = Field(description="a whole page, for a sandboxed frame")
 
 
@@ -202,7 +202,7 @@ class DetectAnswer(BaseModel):
 
 
 class StateAnswer(BaseModel):
-    status: Literal["loading", "ready", "failed"]
+    status: Literal["loading", "ready", "failed", "stopping"]
     stage: Literal["download", "weights", "prepare", "test", ""]
     done: float = Field(description="0 to 1, over all stages")
     seconds_left: float | None = Field(description="null where that cannot be told")
@@ -283,11 +283,20 @@ class LanguageAnswer(BaseModel):
     name_own: str = Field(examples=["繁體中文"])
     direction: Literal["ltr", "rtl"]
     script: str = Field(examples=["Hant"])
+    targets: list[str] = Field(description="the codes of those it can be translated into", examples=[["en", "fr"]])
+
+
+_LATER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}}}
+_HEADERS = {401: {"WWW-Authenticate": {"schema": {"type": "string"}}}, 429: _LATER}
 
 
 def refusals(by_status: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
     """What /openapi.json says of the errors of an address."""
-    return {status: {"model": ErrorAnswer, "description": description} for status, description in by_status.items()}
+    return {
+        status: {"model": ErrorAnswer, "description": description}
+        | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
+        for status, description in by_status.items()
+    }
 
 
 TEXT_ERRORS = refusals(
@@ -302,7 +311,22 @@ TEXT_ERRORS = refusals(
     }
 )
 # of a text that needs no model
-READING_ERRORS: dict[int | str, dict[str, Any]] = {status: TEXT_ERRORS[status] for status in (403, 413, 415, 422)}
+READING_ERRORS: dict[int | str, dict[str, Any]] = {status: TEXT_ERRORS[status] for status in (400, 413, 415, 422)}
+# of every address
+EVERYWHERE = refusals(
+    {
+        401: "A key is needed, or this one is not known",
+        403: "For a host, or from inside a page, that may not ask",
+        422: "A field is missing, unknown or of the wrong kind",
+        429: "This client has asked too much (see Retry-After)",
+        503: "Too busy, or the model is not there yet (see Retry-After)",
+    }
+)
+TRANSLATED: dict[str, Any] = {
+    "model": TranslateAnswer,
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},  # where `stream` is true
+    "description": "The translation; with `stream` the messages of the WebSocket, one after each `data:`",
+}
 
 
 def to_json(message: JsonObject) -> str:
@@ -404,12 +428,16 @@ def answer_for_list(finished: Sequence[Finished]) -> JsonObject:
     }
 
 
-def language_answer(language: Language) -> LanguageAnswer:
-    return LanguageAnswer(
-        code=language.code,
-        name=language.english,
-        name_zh=language.chinese,
-        name_own=language.own,
-        direction=language.direction,
-        script=language.script,
-    )
+def language_answers(codes: Sequence[str]) -> list[LanguageAnswer]:
+    return [
+        LanguageAnswer(
+            code=language.code,
+            name=language.english,
+            name_zh=language.chinese,
+            name_own=language.own,
+            direction=language.direction,
+            script=language.script,
+            targets=[code for code in codes if code != language.code],
+        )
+        for language in map(LANGUAGES.__getitem__, codes)
+    ]

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.benchmark import MOST_SECONDS, Benchmark
+from engine.metrics import Metrics
 from engine.server import answers, questions, runs
 from engine.server.errors import describe
 from engine.server.questions import JsonObject
@@ -15,6 +16,7 @@ from engine.translator import Translator
 
 _ERRORS = answers.refusals(
     {
+        400: "Broken JSON",
         409: "A benchmark is running already",
         422: "The number of seconds is not from 1 to 10",
         503: "Too busy, or the model is still being loaded (see Retry-After)",
@@ -32,7 +34,7 @@ class BenchFields(BaseModel):
     )
 
 
-def router(translator: Translator) -> APIRouter:
+def router(translator: Translator, metrics: Metrics) -> APIRouter:
     api = APIRouter()
 
     @api.post(
@@ -42,23 +44,26 @@ def router(translator: Translator) -> APIRouter:
         '`{"type": "point", "streams": 4, "tokens_per_second": 310.5, "first_token_ms": 22.1}`, the last is '
         '`{"type": "done"}` or an error. To leave is to stop it.',
         responses={200: {"content": {"text/event-stream": {}}}, **_ERRORS},
-        openapi_extra={
-            "requestBody": {"content": {"application/json": {"schema": BenchFields.model_json_schema()}}},
-        },
+        openapi_extra=questions.body_schema("/bench", BenchFields, required=False),
     )
     async def bench(request: Request) -> Response:
         body = await request.body()
         fields = questions.read_fields(questions.read_json(body) if body else {}, BenchFields)
-        return runs.EventStream(_points(translator.benchmark, fields.seconds), _failed)
+        return runs.EventStream(_points(translator.benchmark, metrics, fields.seconds), _failed)
 
     return api
 
 
-async def _points(benchmark: Benchmark, seconds: float) -> AsyncGenerator[JsonObject, None]:
-    with benchmark.begun(seconds) as points:
+async def _points(benchmark: Benchmark, metrics: Metrics, seconds: float) -> AsyncGenerator[JsonObject, None]:
+    with metrics.run() as run, benchmark.begun(seconds) as points:
+        tokens = 0
         async with aclosing(points):
             async for point in points:
-                yield {"type": "point", **asdict(point)}
+                run.spoke()
+                said = asdict(point)
+                tokens += said.pop("tokens")
+                yield {"type": "point", **said}
+        run.finished(segments=0, input_tokens=0, output_tokens=tokens)
         yield {"type": "done"}
 
 

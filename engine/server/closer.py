@@ -11,10 +11,11 @@ from fastapi.responses import JSONResponse
 from engine.errors import InvalidRequest
 from engine.markup.parse import Markup, format_of
 from engine.markup.preview import page
+from engine.metrics import Metrics
 from engine.server import answers, incoming, questions
 from engine.termbase.store import Glossaries
 from engine.translator import Translator
-from engine.types import TranslationRequest, new_id
+from engine.types import Alternatives, TranslationRequest, new_id
 
 _ERRORS = {
     **answers.TEXT_ERRORS,
@@ -22,7 +23,7 @@ _ERRORS = {
 }
 
 
-def router(translator: Translator, glossaries: Glossaries) -> APIRouter:
+def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> APIRouter:
     api = APIRouter()
 
     @api.post(
@@ -32,7 +33,7 @@ def router(translator: Translator, glossaries: Glossaries) -> APIRouter:
         "`before`, `context` and `terms` are those that are in it. Where tags leave no other way, a segment is asked "
         "for in several prompts, here parted by an empty line; and no prompt at all is an empty one.",
         responses={200: {"model": answers.PromptAnswer}, **_ERRORS},
-        openapi_extra=questions.body_schema("/prompt", questions.PromptFields),
+        openapi_extra=questions.body_schema("/prompt", questions.PromptFields, one_text=True),
     )
     async def prompt(request: Request) -> Response:
         fields = questions.read_fields(await incoming.read(request), questions.PromptFields)
@@ -45,13 +46,19 @@ def router(translator: Translator, glossaries: Glossaries) -> APIRouter:
         description="The fields of `/translate`, for one text. Sampled more freely, checked as every answer is; there "
         "may be fewer than `count`.",
         responses={200: {"model": answers.AlternativesAnswer}, **_ERRORS},
-        openapi_extra=questions.body_schema("/alternatives", questions.AlternativesFields),
+        openapi_extra=questions.body_schema("/alternatives", questions.AlternativesFields, one_text=True),
     )
     async def alternatives(request: Request) -> Response:
         fields = questions.read_fields(await incoming.read(request), questions.AlternativesFields)
         asked = await _asked(fields, glossaries)
-        work = translator.alternatives(asked, fields.segment, fields.count, fields.without)
-        found = await incoming.while_connected(request.receive, work)
+
+        async def work() -> Alternatives:
+            with metrics.run() as run:
+                found = await translator.alternatives(asked, fields.segment, fields.count, fields.without)
+                run.finished(1, found.input_tokens, found.output_tokens)
+                return found
+
+        found = await incoming.while_connected(request.receive, work())
         return JSONResponse({"segment": found.segment, "alternatives": found.texts})
 
     @api.post(

@@ -14,6 +14,29 @@ _FILES = Path(str(distribution("fastapi-offline").locate_file("fastapi_offline/s
 _ONLY_OURS = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
 )
+ABOUT = """A translation server that keeps what it is given to itself.
+
+Where keys are asked for, send yours as `Authorization: Bearer KEY` or `X-API-Key: KEY`. An error is
+`{"error": sentence, "code": word}`.
+
+**WebSocket `/ws/translate`**: one socket, many runs; every message is a JSON object. A client sends
+
+- `{"type": "start", "id": "r1", …}` with the fields of `POST /translate` for one text; the id is yours to choose,
+- `{"type": "cancel", "id": "r1"}`, and `{"type": "ping"}`.
+
+It is sent, of each run,
+
+- `{"type": "queued", "id", "ahead"}` while others are before it,
+- `{"type": "started", "id", "segments", "detected_source_lang", "detection"}`,
+- `{"type": "delta", "id", "segment", "text"}`: to be appended; all of them joined are the translation,
+- `{"type": "replace", "id", "segment", "text"}`: all that was said of this segment is to be exchanged for it,
+- `{"type": "segment", "id", "index", "text", "terms", "warnings", "source"}` when a segment is done,
+- and at the end one of `{"type": "done", "id", …}` with the answer of `POST /translate`, `{"type": "cancelled", "id"}`
+  and `{"type": "error", "id", "code", "error"}`;
+- `{"type": "pong"}` for a ping.
+
+The same messages come as server-sent events from `POST /translate` with `"stream": true`.
+"""
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>

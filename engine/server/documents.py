@@ -2,17 +2,14 @@
 HTTP and the store."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import PurePosixPath
-from typing import IO, Any
-from urllib.parse import quote
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.datastructures import UploadFile
-from starlette.types import Receive, Scope, Send
 
 from engine.documents.file import Options
 from engine.documents.folder import Job, Order
@@ -20,6 +17,7 @@ from engine.documents.store import MOST_ZIPPED, Documents, result_name
 from engine.documents.workbench import MOST_CHARACTERS, Listed
 from engine.errors import InvalidRequest, TextTooLong, UnsupportedMedia
 from engine.server import answers, incoming, questions
+from engine.server.download import Download
 from engine.server.forms import MULTIPART, media_type
 from engine.server.limits import MAX_BODY_BYTES
 from engine.termbase.store import Glossaries
@@ -29,12 +27,12 @@ PATH = "/documents"
 ONLY = ("warnings", "edited")  # segments to be listed alone
 ONE = f"{PATH}/{{document_id}}"
 SEGMENTS = f"{ONE}/segments"
-MAX_FORM_FIELDS = 20
+MAX_FORM_FIELDS = 20 + questions.MAX_TEXTS  # `exclude` may come many times
 MOST_LISTED = 500  # segments on a page
 USUALLY_LISTED = 100
+MOST_NUMBER = 10**9  # of a segment
 MAX_WORDS = 1_000  # characters that are looked for
 MAX_EDIT_BYTES = 12 * MOST_CHARACTERS + 1_000  # JSON has six for a character, or twelve for one beyond the first plane
-COPIED_BYTES = 256 * 1024  # of a file, at once
 
 _FILE = {"file": {"type": "string", "format": "binary"}}
 _SCHEMA = questions.DocumentFields.model_json_schema(
@@ -55,8 +53,7 @@ _MISSING = answers.refusals({404: "No such document"})
 _EARLY = answers.refusals({409: "Not translated yet"})
 _NO_SEGMENT = answers.refusals({404: "No such document or segment", 409: "It is under way, and has no text yet"})
 _NUMBER = re.compile("0|[1-9][0-9]{0,9}")
-# never shown by the browser: a document is a stranger's, and would speak as a page of ours
-_DOWNLOAD = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
+Index = Annotated[str, WithJsonSchema({"type": "integer", "minimum": 0, "maximum": MOST_NUMBER})]
 
 
 def _asked(name: str, schema: questions.JsonObject, description: str, *, required: bool = False) -> Any:
@@ -65,7 +62,11 @@ def _asked(name: str, schema: questions.JsonObject, description: str, *, require
 
 _PAGE = {
     "parameters": [
-        _asked("from", {"type": "integer", "minimum": 0, "default": 0}, "how many to leave out at the beginning"),
+        _asked(
+            "from",
+            {"type": "integer", "minimum": 0, "maximum": MOST_NUMBER, "default": 0},
+            "how many to leave out at the beginning",
+        ),
         _asked(
             "count",
             {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": USUALLY_LISTED},
@@ -144,7 +145,7 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
     async def zipped(request: Request) -> Response:
         zipping = store.zipped(request.query_params.getlist("id"))
         made = await incoming.while_connected(request.receive, zipping)
-        return _Download(made, "translations.zip", "application/zip")
+        return Download(made, "translations.zip", "application/zip")
 
     @api.get(ONE, summary="How far a document is", responses=_MISSING)
     async def status(document_id: str) -> answers.DocumentAnswer:
@@ -157,7 +158,7 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
         responses={200: {"content": {"application/octet-stream": {}}}, **_MISSING, **_EARLY},
     )
     async def result(document_id: str) -> Response:
-        return _Download(*await store.result(document_id), "application/octet-stream")
+        return Download(*await store.result(document_id))
 
     @api.get(
         SEGMENTS,
@@ -168,7 +169,7 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
     )
     async def segments(document_id: str, request: Request) -> Response:
         asked = request.query_params
-        start = _whole_number("from", asked.get("from", "0"), 0, 10**9)
+        start = _whole_number("from", asked.get("from", "0"), 0, MOST_NUMBER)
         count = _whole_number("count", asked.get("count", str(USUALLY_LISTED)), 1, MOST_LISTED)
         if (only := asked.get("only", "")) not in ("", *ONLY):
             raise InvalidRequest("only must be warnings or edited, or left out.")
@@ -184,11 +185,17 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
         responses={
             200: {"model": answers.SegmentAnswer},
             **_NO_SEGMENT,
-            **answers.refusals({413: "The text is too long", 422: "Marks are missing, or the structure would break"}),
+            **answers.refusals(
+                {
+                    400: "Broken JSON",
+                    413: "The text is too long",
+                    422: "Marks are missing, or the structure would break",
+                }
+            ),
         },
         openapi_extra=_EDIT,
     )
-    async def edit(document_id: str, index: str, request: Request) -> Response:
+    async def edit(document_id: str, index: Index, request: Request) -> Response:
         body = await request.body()
         if len(body) > MAX_EDIT_BYTES:
             raise TextTooLong(f"A segment takes {MOST_CHARACTERS:,} characters at the most; {len(body):,} bytes came.")
@@ -205,7 +212,7 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
             **answers.refusals({503: "Too busy (see Retry-After), or the model failed"}),
         },
     )
-    async def retry(document_id: str, index: str, request: Request) -> Response:
+    async def retry(document_id: str, index: Index, request: Request) -> Response:
         retrying = store.retry(document_id, _index(index))
         return _json(_segment(await incoming.while_connected(request.receive, retrying)))
 
@@ -238,33 +245,11 @@ def _whole_number(name: str, said: str, least: int, most: int) -> int:
 
 
 def _index(said: str) -> int:
-    return _whole_number("The segment", said, 0, 10**9)
+    return _whole_number("The segment", said, 0, MOST_NUMBER)
 
 
 def _json(value: questions.JsonObject) -> Response:
     return Response(answers.to_json(value), media_type="application/json")
-
-
-class _Download(StreamingResponse):
-    """All of a file that is open, which is closed then, whoever leaves."""
-
-    def __init__(self, file: IO[bytes], name: str, media_type: str) -> None:
-        size = file.seek(0, 2)
-        file.seek(0)
-        plain = quote(name)
-        named = f'filename="{name}"' if plain == name else f"filename*=utf-8''{plain}"
-        headers = {**_DOWNLOAD, "Content-Disposition": f"attachment; {named}", "Content-Length": str(size)}
-        super().__init__(_copied(file), media_type=media_type, headers=headers)
-        self._file = file
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._file:
-            await super().__call__(scope, receive, send)
-
-
-def _copied(file: IO[bytes]) -> Iterator[bytes]:
-    while data := file.read(COPIED_BYTES):
-        yield data
 
 
 def _segment(one: Listed) -> questions.JsonObject:

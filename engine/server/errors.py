@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from engine.errors import TryLater, YiwenError
+from engine.log import request_id
 
 Said = Mapping[str, str]  # {"error": sentence, "code": word}
 
@@ -51,15 +52,18 @@ def _response(scope: Scope, said: Said, status: int, headers: Mapping[str, str] 
 
 
 def _as_deepl(said: Said, status: int) -> tuple[dict[str, Any], int]:
-    """Its clients know 400 for all that is wrong with a request, and 403 for the key."""
-    shown = {401: 403, 413: 413, 415: 400, 422: 400, 409: 400, 507: 503}.get(status, status)
-    return {"message": said["error"], "detail": said["code"]}, shown
+    """Its clients know 400 for all that is wrong with a request, 403 for the key, 456 for what is used up, and 503 also
+    for a document that is not ready."""
+    of_code = {"document_not_ready": 503, "too_many_glossaries": 456}
+    of_status = {401: 403, 409: 400, 415: 400, 422: 400, 507: 503}
+    return {"message": said["error"], "detail": said["code"]}, of_code.get(said["code"], of_status.get(status, status))
 
 
-def _as_openai(said: Said, status: int) -> tuple[dict[str, Any], int]:
+def as_openai(said: Said, status: int) -> tuple[dict[str, Any], int]:
+    """Its clients know 400 for all that is wrong with a request."""
     kind = "server_error" if status >= 500 else {401: "authentication_error", 429: "rate_limit_error"}.get(status)
     wrong = {"message": said["error"], "type": kind or "invalid_request_error", "param": None, "code": said["code"]}
-    return {"error": wrong}, status
+    return {"error": wrong}, {409: 400, 415: 400, 422: 400, 507: 503}.get(status, status)
 
 
 def _as_deeplx(said: Said, status: int) -> tuple[dict[str, Any], int]:
@@ -67,7 +71,7 @@ def _as_deeplx(said: Said, status: int) -> tuple[dict[str, Any], int]:
 
 
 _SHAPES: dict[str, Callable[[Said, int], tuple[dict[str, Any], int]]] = {  # by what an address begins with
-    "/v1/": _as_openai,
+    "/v1/": as_openai,
     "/v2/": _as_deepl,
     "/v3/": _as_deepl,
     "/deeplx": _as_deeplx,
@@ -93,6 +97,5 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
-    return _response(
-        request.scope, describe(error), 500
-    )  # Starlette raises it again after this, and the server logs it
+    """Starlette raises it again after this, and the server logs it. This is outside of what else names the request."""
+    return _response(request.scope, describe(error), 500, {"X-Request-Id": request_id.get()})

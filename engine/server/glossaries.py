@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
@@ -44,9 +43,7 @@ _BAD = {
 }
 _MISSING = {404: "No such glossary"}
 _FORM = questions.GlossaryFileFields.model_json_schema()
-_JSON = questions.GlossaryFields.model_json_schema(  # its parts point at each other where /openapi.json has it first
-    ref_template="#/paths/~1glossaries/post/requestBody/content/application~1json/schema/$defs/{model}"
-)
+_JSON = questions.json_schema(PATH, questions.GlossaryFields)
 _FILE = {"file": {"type": "string", "format": "binary"}}
 _BODY = {
     "required": True,
@@ -196,7 +193,7 @@ def _from_json(body: bytes) -> _Sent:
     both = [given for given in (fields.glossary, fields.terms) if given is not None]
     if len(both) != 1:
         raise InvalidRequest("Either terms or glossary must be there, and not both.")
-    name, source, target = _name(fields.name), _code(fields.source_lang), _code(fields.target_lang)
+    name, source, target = questions.glossary_name(fields.name), _code(fields.source_lang), _code(fields.target_lang)
     terms, problems = sound(enumerate(questions.to_terms(both[0]), 1))
     return _checked(_Sent(name, source, target, terms, problems))
 
@@ -209,7 +206,7 @@ def _from_file(fields: questions.GlossaryFileFields, name: str, file_name: str, 
         if not code:
             raise InvalidRequest(f"{field} is missing, and the file does not say it; send the code of a language.")
     stem = PurePosixPath(file_name.replace("\\", "/")).stem[: questions.MAX_NAME_CHARACTERS]
-    name = _name(fields.name or name or stem or "Glossary")
+    name = questions.glossary_name(fields.name or name or stem or "Glossary")
     return _checked(_Sent(name, source, target, found.terms, found.problems))
 
 
@@ -227,14 +224,6 @@ def _code(said: str) -> str:
     if (code := resolve_any(said)) is None:
         raise UnknownLanguage(f"There is no language {said[:40]!r} here; choose one of: {', '.join(LANGUAGES)}.")
     return code
-
-
-def _name(said: str) -> str:
-    """Without controls, marks that turn the writing round, and halves of characters."""
-    name = "".join(character for character in said if unicodedata.category(character)[0] != "C").strip()
-    if not name:
-        raise InvalidRequest("name must have a letter or another character that can be seen.")
-    return name
 
 
 def _download(name: str) -> dict[str, str]:

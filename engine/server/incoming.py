@@ -17,6 +17,7 @@ from engine.server.forms import MULTIPART, URLENCODED, media_type
 from engine.server.limits import MAX_BODY_BYTES
 
 MAX_FORM_FIELDS = 1000  # as Starlette has it for multipart
+UNWATCHED_SECONDS = 0.05  # of work for a client that may have left
 
 _FORMS = (URLENCODED, MULTIPART)
 
@@ -54,25 +55,37 @@ class ClientLeft(YiwenError):
 
 
 async def while_connected(receive: Receive, work: Awaitable[Result]) -> Result:
-    """The result of `work`, which is cancelled at once when the client leaves; then raises `ClientLeft`."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(receive))
+    """The result of `work`, which is cancelled at once when the client leaves; then raises `ClientLeft`. The body must
+    have been read."""
+    task = asyncio.current_task()
+    assert task, "a request is answered in a task"
+    watching: list[asyncio.Task[None]] = []
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        task.cancel()
+
+    # not at once: the two tasks that this takes are more work than a short text is
+    begin = asyncio.get_running_loop().call_later(
+        UNWATCHED_SECONDS, lambda: watching.append(asyncio.create_task(watch()))
+    )
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientLeft
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if left and not task.uncancel():
+            raise ClientLeft from None
+        raise
     finally:
-        await cancel((working, leaving))
-
-
-async def _disconnected(receive: Receive) -> None:
-    """Comes back when the client is gone. The body must have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        begin.cancel()
+        await cancel(watching)
 
 
 async def cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    if tasks:
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,18 +1,27 @@
-"""Who may ask from inside a browser: our own page. Knows nothing of what is asked.
+"""Who may ask from inside a browser, and under which name: our own page, under a name of ours. Knows nothing of what is
+asked.
 
 A browser lets any page open a WebSocket to any host, and send it a form, and says in `Origin` whose page that was. So a
-page of another host could otherwise use the model of whoever visits it. Programs send no `Origin`.
+page of another host could otherwise use the model of whoever visits it. Programs send no `Origin`. And a page can have
+its own name lead to this machine, once the browser has loaded it from elsewhere: then it is of our host as far as the
+browser knows, and only the name in `Host` gives it away.
 """
 
+from collections.abc import Sequence
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.errors import RequestError
 from engine.server.errors import answer
 
+LOCAL = ("localhost", "127.0.0.1", "::1")
+ANY = "*"
 _ONLY_READ = ("GET", "HEAD", "OPTIONS")  # the answer is kept from the other page by its browser
+_PREFLIGHT_SECONDS = 3600
 
 
 class ForeignPage(RequestError):
@@ -20,22 +29,81 @@ class ForeignPage(RequestError):
     code = "foreign_page"
 
 
-class OwnPageOnly:
-    def __init__(self, app: ASGIApp) -> None:
+class ForeignHost(RequestError):
+    status = 403
+    code = "foreign_host"
+
+
+class OwnHostOnly:
+    """`allowed`: names, `*` for all, `*.example.com` for all below one. Without any, all are answered, but for a server
+    that listens to this machine only."""
+
+    def __init__(self, app: ASGIApp, host: str, allowed: Sequence[str]) -> None:
         self._app = app
+        self._names = {_host_name(name) for name in (*LOCAL, host, *allowed) if not name.startswith(ANY)}
+        self._below = tuple(name[1:].lower() for name in allowed if name.startswith("*."))
+        self._all = ANY in allowed or not (allowed or _is_local(host))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._all or scope["type"] == "lifespan" or self._is_ours(host := Headers(scope=scope).get("Host", "")):
+            return await self._app(scope, receive, send)
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})
+        refusal = ForeignHost(
+            f"Nobody may ask here for the host {host[:80]!r}; start Yiwen with --allowed-hosts and that name if it is "
+            "yours, or have the proxy in front of it pass on another."
+        )
+        await answer(refusal, scope)(scope, receive, send)
+
+    def _is_ours(self, host: str) -> bool:
+        """Without a name it was no browser."""
+        name = _host_name(host) or ""
+        return not host or name in self._names or name.endswith(self._below)
+
+
+class OwnPageOnly:
+    """`allowed`: origins of others whose pages may ask too, `*` for all."""
+
+    def __init__(self, app: ASGIApp, allowed: Sequence[str] = ()) -> None:
+        self._app, self._allowed = app, frozenset(allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" or (scope["type"] == "http" and scope["method"] not in _ONLY_READ):
             headers = Headers(scope=scope)
-            if (origin := headers.get("Origin")) and _is_foreign(origin, headers):
+            if (origin := headers.get("Origin")) and not self._may_ask(origin, headers):
                 if scope["type"] == "websocket":  # an empty 403: no page can read what comes with it
                     return await send({"type": "websocket.close", "code": 1008})
                 refusal = ForeignPage(
-                    f"A page of {origin[:80]!r} asked, and only pages of this host may; open Yiwen's own page. "
+                    f"A page of {origin[:80]!r} asked, and only pages of this host may; open Yiwen's own page, or name "
+                    "that origin in --allowed-origins. "
                     "A proxy in front of Yiwen must pass on Host, or send X-Forwarded-Host."
                 )
                 return await answer(refusal, scope)(scope, receive, send)
         await self._app(scope, receive, send)
+
+    def _may_ask(self, origin: str, headers: Headers) -> bool:
+        return origin in self._allowed or ANY in self._allowed or not _is_foreign(origin, headers)
+
+
+class Cors(CORSMiddleware):
+    """Lets pages of named origins read our answers, refusals too. They bring a key, never a cookie."""
+
+    def __init__(self, app: ASGIApp, allowed: Sequence[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=allowed,
+            allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+            allow_headers=(ANY,),
+            expose_headers=("Retry-After", "Content-Disposition"),
+            max_age=_PREFLIGHT_SECONDS,
+        )
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_foreign(origin: str, headers: Headers) -> bool:
@@ -49,7 +117,8 @@ def _is_foreign(origin: str, headers: Headers) -> bool:
 
 
 def _host_name(netloc: str) -> str | None:
+    """Without its port, in small letters; an address of IPv6 may come without brackets."""
     try:
-        return urlsplit(f"//{netloc}").hostname
+        return urlsplit(f"//[{netloc}]" if netloc.count(":") > 1 and "[" not in netloc else f"//{netloc}").hostname
     except ValueError:  # a bracket that is not closed
         return None

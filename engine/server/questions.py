@@ -1,11 +1,12 @@
 """What is asked: the fields of requests, and how they become the values of the engine. Knows no transport."""
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from engine.errors import InvalidRequest, RequestError
 from engine.languages import LANGUAGES, resolve_any
@@ -22,7 +23,14 @@ AUTO = "auto"
 
 JsonObject = dict[str, Any]
 AnyFields = TypeVar("AnyFields", bound=BaseModel)
+SOME_TEXT: JsonObject = {"type": "string", "minLength": 1}
+_SomeText = Annotated[str, WithJsonSchema(SOME_TEXT)]  # the translator says what is wrong with an empty one
 Word = Annotated[str, Field(max_length=MAX_TERM_CHARACTERS)]
+
+
+def _one_of(*values: str) -> JsonObject:
+    """For /openapi.json alone: other names of a language, such as zh-CN, are taken too."""
+    return {"enum": [*values]}
 
 
 class BrokenJson(RequestError):
@@ -44,7 +52,7 @@ class SamplingFields(BaseModel):
     top_p: float | None = Field(default=None, gt=0, le=1, description="a number above 0, at most 1")
     top_k: int | None = Field(default=None, ge=0, le=1000, description="a whole number from 0 (no limit) to 1000")
     repetition_penalty: float | None = Field(default=None, gt=0, le=2, description="a number above 0, at most 2")
-    seed: int | None = Field(default=None, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="a whole number from 0 to 2^63 - 1")
 
 
 class TermFields(BaseModel):
@@ -71,9 +79,19 @@ class Fields(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    target_lang: str = Field(description="the code of a language, such as en", examples=["en"])
-    source_lang: str = Field(default=AUTO, description="the code of a language, such as zh, or auto")
-    source_hint: str = Field(default="", description="the code of the language to take where detection is unsure")
+    target_lang: str = Field(
+        description="the code of a language, such as en", examples=["en"], json_schema_extra=_one_of(*LANGUAGES)
+    )
+    source_lang: str = Field(
+        default=AUTO,
+        description="the code of a language, such as zh, or auto",
+        json_schema_extra=_one_of(AUTO, "", *LANGUAGES),
+    )
+    source_hint: str = Field(
+        default="",
+        description="the code of the language to take where detection is unsure",
+        json_schema_extra=_one_of("", *LANGUAGES),
+    )
     context: str = Field(default="", description="a string: what the text is about, or what stands before it")
     context_mode: bool = Field(default=True, description="true or false: show the model the text before each segment")
     glossary: dict[Word, Word] | list[InlineTermFields] = Field(
@@ -114,10 +132,10 @@ class TranslateFields(Fields):
         },
     )
 
-    text: str | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
+    text: _SomeText | Annotated[list[_SomeText], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
         description=f"a string, or a list of 1 to {MAX_TEXTS} strings"
     )
-    format: Format = Field(default="auto", description="text, html, markdown, or auto: decided by the text")
+    format: Format = Field(default="auto", description="text, html, markdown, xml, or auto: decided by the text")
     stream: bool = Field(default=False, description="true or false")
 
 
@@ -140,7 +158,7 @@ class RenderFields(BaseModel):
     )
 
     text: str = Field(description="a string")
-    format: Format = Field(default="auto", description="text, html, markdown, or auto: decided by the text")
+    format: Format = Field(default="auto", description="text, html, markdown, xml, or auto: decided by the text")
 
 
 class GlossaryFields(BaseModel):
@@ -156,15 +174,26 @@ class GlossaryFields(BaseModel):
                     "target_lang": "en",
                     "terms": [{"source": "Fahrleitung", "target": "overhead line"}, {"source": "Variobahn"}],
                 },
-            ]
+            ],
+            "oneOf": [  # null is as if it were not there
+                {"required": ["terms"], "properties": {"terms": {"type": "array", "minItems": 1}}},
+                {
+                    "required": ["glossary"],
+                    "properties": {"glossary": {"type": ["object", "array"], "minItems": 1, "minProperties": 1}},
+                },
+            ],
         },
     )
 
     name: str = Field(
         min_length=1, max_length=MAX_NAME_CHARACTERS, description=f"a string of 1 to {MAX_NAME_CHARACTERS} characters"
     )
-    source_lang: str = Field(description="the code of a language, such as zh", examples=["de"])
-    target_lang: str = Field(description="the code of a language, such as en", examples=["en"])
+    source_lang: str = Field(
+        description="the code of a language, such as zh", examples=["de"], json_schema_extra=_one_of(*LANGUAGES)
+    )
+    target_lang: str = Field(
+        description="the code of a language, such as en", examples=["en"], json_schema_extra=_one_of(*LANGUAGES)
+    )
     glossary: dict[str, str] | list[TermFields] | None = Field(
         default=None, description=f"an object {{source: target}} of at most {MAX_STORED_TERMS:,} strings, or as terms"
     )
@@ -183,8 +212,16 @@ class GlossaryFileFields(BaseModel):
         max_length=MAX_NAME_CHARACTERS,
         description=f"a string of at most {MAX_NAME_CHARACTERS} characters; empty: the file's name",
     )
-    source_lang: str = Field(default="", description="the code of a language; empty: as the file says")
-    target_lang: str = Field(default="", description="the code of a language; empty: as the file says")
+    source_lang: str = Field(
+        default="",
+        description="the code of a language; empty: as the file says",
+        json_schema_extra=_one_of("", *LANGUAGES),
+    )
+    target_lang: str = Field(
+        default="",
+        description="the code of a language; empty: as the file says",
+        json_schema_extra=_one_of("", *LANGUAGES),
+    )
 
 
 class DetectFields(BaseModel):
@@ -197,12 +234,26 @@ class DetectFields(BaseModel):
     )
 
 
-def body_schema(path: str, model: type[BaseModel]) -> JsonObject:
-    """What /openapi.json says of the body at `path`; its parts point at where they will stand there."""
+def body_schema(path: str, model: type[BaseModel], *, one_text: bool = False, required: bool = True) -> JsonObject:
+    """What /openapi.json says of the JSON body at `path`, whose parts point at where they will stand there. `one_text`:
+    where a list of texts is refused."""
+    schema = json_schema(path, model)
+    if one_text:
+        schema["properties"]["text"] = SOME_TEXT | {"description": "a string"}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
+def json_schema(path: str, model: type[BaseModel]) -> JsonObject:
+    """Of what is read by `read_fields`: what may be left out may be null."""
     place = path.replace("~", "~0").replace("/", "~1")
     template = f"#/paths/{place}/post/requestBody/content/application~1json/schema/$defs/{{model}}"
     schema = model.model_json_schema(ref_template=template)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    for part in (schema, *schema.get("$defs", {}).values()):
+        for name, field in part.get("properties", {}).items():
+            if name not in part.get("required", ()):
+                said = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+                part["properties"][name] = said | {"anyOf": [field, {"type": "null"}]}
+    return schema
 
 
 def read_json(text: str | bytes) -> object:
@@ -214,12 +265,16 @@ def read_json(text: str | bytes) -> object:
         raise BrokenJson(f"This is not JSON{where}; send one JSON object in UTF-8.") from error
 
 
-def read_form(form: Sequence[tuple[str, object]]) -> JsonObject:
+class FormFields(JsonObject):
+    """Of a form, in which all is text: `true`, `0.7`. JSON has kinds of its own, which are kept to."""
+
+
+def read_form(form: Sequence[tuple[str, object]]) -> FormFields:
     """The fields of a form as JSON would have them: objects are written as JSON text, several texts make a list."""
-    fields: JsonObject = dict(form)
-    texts = [value for name, value in form if name == "text"]
-    if len(texts) > 1:
-        fields["text"] = texts
+    fields = FormFields(form)
+    for name in ("text", "exclude"):
+        if len(several := [value for given, value in form if given == name]) > 1:
+            fields[name] = several
     for name in ("glossary", "sampling"):
         if isinstance(fields.get(name), str):
             fields[name] = read_json(fields[name] or "{}")
@@ -229,8 +284,9 @@ def read_form(form: Sequence[tuple[str, object]]) -> JsonObject:
     return fields
 
 
-def read_fields(data: object, model: type[AnyFields], max_terms: int = MAX_TERMS) -> AnyFields:
-    """Raises `InvalidRequest` with one sentence, the first thing that is off."""
+def read_fields(data: object, model: type[AnyFields], max_terms: int = MAX_TERMS, *, strict: bool = True) -> AnyFields:
+    """Raises `InvalidRequest` with one sentence, the first thing that is off. Not `strict`: as a form, since clients
+    of other services send what those take."""
     if not isinstance(data, dict):
         raise InvalidRequest('The request must be one JSON object, such as {"text": "你好", "target_lang": "en"}.')
     fields = _without_nulls(data)
@@ -249,7 +305,7 @@ def read_fields(data: object, model: type[AnyFields], max_terms: int = MAX_TERMS
             if isinstance(terms, list):
                 fields[name] = [_without_nulls(term) for term in terms]
     try:
-        return model.model_validate(fields)
+        return model.model_validate(fields, strict=strict and not isinstance(data, FormFields))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         problem = next((one for one in problems if _place_in_list(one["loc"])), problems[0])
@@ -263,8 +319,10 @@ async def to_request(fields: Fields, text: str, request_id: str, glossaries: Glo
     """
     glossary = to_terms(fields.glossary)
     if fields.glossary_id:
-        stored = await glossaries.get(fields.glossary_id)
-        _refuse_other_pair(stored, _named(fields.source_lang), fields.target_lang)
+        source = _named(fields.source_lang)
+        named = resolve_any(source) if source else None
+        stored = await glossaries.for_pair(fields.glossary_id, named, resolve_any(fields.target_lang) or "")
+        _refuse_other_pair(stored, source, fields.target_lang)
         glossary += stored.terms  # after those of the request: of two with one source the first counts
     return TranslationRequest(
         text=text,
@@ -284,6 +342,14 @@ def to_terms(glossary: Mapping[str, str] | Sequence[TermFields]) -> tuple[Term, 
     if isinstance(glossary, Mapping):
         return tuple(Term(source, target) for source, target in glossary.items())
     return tuple(Term(term.source, term.target, term.case, term.note) for term in glossary)
+
+
+def glossary_name(said: str) -> str:
+    """Without controls, marks that turn the writing round, and halves of characters."""
+    name = "".join(character for character in said if unicodedata.category(character)[0] != "C").strip()
+    if not name:
+        raise InvalidRequest("name must have a letter or another character that can be seen.")
+    return name
 
 
 def _named(code: str) -> str | None:

@@ -1,4 +1,7 @@
-"""`/translate`, `/detect` and `/languages`. Knows HTTP and the door; what may be asked is in `questions`."""
+"""`/translate`, `/detect` and `/languages`. Knows HTTP and the door; what may be asked is in `questions`.
+
+The first two are LibreTranslate's addresses too: which service a request means is told by its fields.
+"""
 
 import asyncio
 from dataclasses import asdict, replace
@@ -11,7 +14,7 @@ from engine.detect import detect, is_certain
 from engine.errors import InvalidRequest
 from engine.languages import LANGUAGES
 from engine.metrics import Metrics
-from engine.server import answers, incoming, questions, runs
+from engine.server import answers, incoming, libretranslate, questions, runs
 from engine.termbase.store import Glossaries
 from engine.translator import Translator
 from engine.types import Guess, new_id
@@ -25,15 +28,18 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
         summary="Translate a text, or a list of texts",
         description="A form (urlencoded or multipart) takes the same fields; `glossary` and `sampling` as JSON text. "
         "`stream` answers with server-sent events, the messages of the WebSocket `/ws/translate`.",
-        responses={200: {"model": answers.TranslateAnswer}, **answers.TEXT_ERRORS},
+        responses={200: answers.TRANSLATED, **answers.TEXT_ERRORS},
         openapi_extra=questions.body_schema("/translate", questions.TranslateFields),
     )
     async def translate(request: Request) -> Response:
-        fields = questions.read_fields(await incoming.read(request), questions.TranslateFields)
+        body = await libretranslate.read(request)
+        if libretranslate.is_asked(body):
+            return await libretranslate.translate(translator, metrics, request, body)
+        fields = questions.read_fields(body, questions.TranslateFields)
         texts = [fields.text] if isinstance(fields.text, str) else fields.text
         run_id = new_id()  # one for all texts of a list: they take turns with other requests as one
         first = await questions.to_request(fields, texts[0], run_id, glossaries)
-        requests = [replace(first, text=text) for text in texts]
+        requests = [first, *(replace(first, text=text) for text in texts[1:])]
         if fields.stream:
             if not isinstance(fields.text, str):
                 raise InvalidRequest("A stream carries one text; send text as a string, or leave out stream.")
@@ -51,7 +57,10 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
         openapi_extra=questions.body_schema("/detect", questions.DetectFields),
     )
     async def which(request: Request) -> Response:
-        fields = questions.read_fields(await incoming.read(request), questions.DetectFields)
+        body = await libretranslate.read(request)
+        if libretranslate.is_asked(body):
+            return await libretranslate.which(body)
+        fields = questions.read_fields(body, questions.DetectFields)
         texts = [fields.text] if isinstance(fields.text, str) else fields.text
         guesses = await asyncio.to_thread(lambda: [_detected(text) for text in texts])
         each = [{"detection": [asdict(guess) for guess in found], "certain": is_certain(found)} for found in guesses]
@@ -60,7 +69,7 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
 
     @api.get("/languages", summary="The languages of the model")
     async def languages() -> list[answers.LanguageAnswer]:
-        return [answers.language_answer(LANGUAGES[code]) for code in translator.info.languages]
+        return answers.language_answers(translator.info.languages)
 
     return api
 

@@ -28,25 +28,30 @@ async def translate_all(
     translator: Translator, metrics: Metrics, requests: Sequence[TranslationRequest]
 ) -> list[Finished]:
     """All at once, answers in order; the first that fails ends the rest, and says which text it was."""
+    if len(requests) == 1:
+        return [await _translated(translator, metrics, requests[0])]
     turn = asyncio.Semaphore(TEXTS_AT_ONCE)
 
     async def translate(index: int, request: TranslationRequest) -> Finished:
-        async with turn, aclosing(metrics.observe(translator.stream(request))) as events:
+        async with turn:
             try:
-                async for event in events:
-                    if isinstance(event, Finished):
-                        return event
+                return await _translated(translator, metrics, request)
             except RequestError as error:
-                if len(requests) == 1:
-                    raise
                 raise type(error)(f"text[{index}]: {error}") from error
-        raise AssertionError("a run ended without Finished")
 
     tasks = [asyncio.create_task(translate(index, request)) for index, request in enumerate(requests)]
     try:
         return await asyncio.gather(*tasks)
     finally:
         await incoming.cancel(tasks)
+
+
+async def _translated(translator: Translator, metrics: Metrics, request: TranslationRequest) -> Finished:
+    async with aclosing(metrics.observe(translator.stream(request))) as events:
+        async for event in events:
+            if isinstance(event, Finished):
+                return event
+    raise AssertionError("a run ended without Finished")
 
 
 async def messages(run_id: str, events: Events) -> AsyncGenerator[JsonObject, None]:
@@ -59,7 +64,8 @@ async def messages(run_id: str, events: Events) -> AsyncGenerator[JsonObject, No
 class EventStream(Response):
     """Server-sent events, a line of JSON each. An error before the first is an ordinary answer.
 
-    `failed` makes the last message of an error that comes later; `last` is a line after all others.
+    `failed` makes the last message of an error that comes later; `last` is a line after all others. `named` gives each
+    event its message's type for a name.
     """
 
     media_type = "text/event-stream"
@@ -69,10 +75,11 @@ class EventStream(Response):
         messages: AsyncGenerator[JsonObject, None],
         failed: Callable[[Exception], JsonObject],
         last: str = "",
+        named: bool = False,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["Content-Length"]
-        self._messages, self._failed, self._last = messages, failed, last
+        self._messages, self._failed, self._last, self._named = messages, failed, last, named
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(incoming.ClientLeft):
@@ -83,17 +90,21 @@ class EventStream(Response):
             message = await anext(messages)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             try:
-                await _send_line(send, answers.to_json(message))
+                await self._say(send, message)
                 async for message in messages:
-                    await _send_line(send, answers.to_json(message))
+                    await self._say(send, message)
             except Exception as error:  # too late for a status: the last resort of a stream that has begun
                 if not isinstance(error, YiwenError):
                     log.exception("a stream failed")
-                await _send_line(send, answers.to_json(self._failed(error)))
+                await self._say(send, self._failed(error))
             if self._last:
-                await _send_line(send, self._last)
+                await _send_lines(send, f"data: {self._last}")
         await send({"type": "http.response.body"})
 
+    async def _say(self, send: Send, message: JsonObject) -> None:
+        name = f"event: {message['type']}\n" if self._named else ""
+        await _send_lines(send, f"{name}data: {answers.to_json(message)}")
 
-async def _send_line(send: Send, line: str) -> None:
-    await send({"type": "http.response.body", "body": f"data: {line}\n\n".encode(), "more_body": True})
+
+async def _send_lines(send: Send, lines: str) -> None:
+    await send({"type": "http.response.body", "body": f"{lines}\n\n".encode(), "more_body": True})

@@ -20,37 +20,32 @@ from engine.translator import Translator
 from engine.types import LoadState, ModelInfo
 
 LIBRARIES = ("torch", "gradio", "openvino", "onnxruntime")
-READY = LoadState("ready", "", 1.0, 0.0, "")
+
+
+def sampler_of(translator: Translator, metrics: Metrics) -> Sampler:
+    def device() -> str:
+        info = _model(translator)
+        return info.device if info else ""
+
+    return Sampler(metrics, device)
 
 
 def router(
     translator: Translator,
     scheduler: Scheduler,
     metrics: Metrics,
-    state: Callable[[], LoadState] = lambda: READY,
-    sampler: Sampler | None = None,
+    sampler: Sampler,
+    state: Callable[[], LoadState],
 ) -> APIRouter:
     """`sampler` runs as long as the app that the router is included in."""
 
-    def model() -> ModelInfo | None:
-        try:
-            return translator.info
-        except YiwenError:  # it is loading, or that failed
-            return None
-
-    def device() -> str:
-        info = model()
-        return info.device if info else ""
-
-    watching = sampler or Sampler(metrics, device)
-
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
-        watching.start()
+        sampler.start()
         try:
             yield
         finally:
-            watching.stop()
+            sampler.stop()
 
     api = APIRouter(lifespan=lifespan)
     libraries = _libraries()
@@ -62,10 +57,10 @@ def router(
         responses={200: {"model": answers.SystemAnswer}},
     )
     async def system(request: Request) -> Response:
-        sample = watching.latest
+        sample = sampler.latest
         held = sample.held if sample else metrics.held()  # before the first sample, a moment after the start
         traffic = asdict(metrics.snapshot(held))
-        info = model()
+        info = _model(translator)
         described = asdict(info) if info else None
         return JSONResponse(
             {
@@ -81,7 +76,7 @@ def router(
                         "used_bytes": past.used_bytes,
                         "tokens_per_second": round(past.tokens_per_second, 1),
                     }
-                    for ago, past in watching.history()
+                    for ago, past in sampler.history()
                 ],
                 "cache": _cache(held),
                 "memory_bytes": traffic.pop("memory"),
@@ -99,6 +94,13 @@ def router(
         )
 
     return api
+
+
+def _model(translator: Translator) -> ModelInfo | None:
+    try:
+        return translator.info
+    except YiwenError:  # it is loading, or that failed
+        return None
 
 
 def _cache(held: Held) -> JsonObject | None:

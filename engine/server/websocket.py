@@ -5,7 +5,8 @@ Nothing is buffered here: a run waits until its message is taken, so a slow read
 
 import asyncio
 import logging
-from contextlib import aclosing, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
@@ -24,23 +25,37 @@ MAX_ID_CHARACTERS = 128
 log = logging.getLogger(__name__)
 
 
-def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> APIRouter:
+def router(
+    translator: Translator,
+    metrics: Metrics,
+    glossaries: Glossaries,
+    admitted: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> APIRouter:
+    """Each run is `admitted`, which may raise."""
     api = APIRouter()
 
     @api.websocket("/ws/translate")
     async def translate(websocket: WebSocket) -> None:
         await websocket.accept()
-        await _Socket(websocket, translator, metrics, glossaries).serve()
+        await _Socket(websocket, translator, metrics, glossaries, admitted).serve()
 
     return api
 
 
 class _Socket:
-    def __init__(self, websocket: WebSocket, translator: Translator, metrics: Metrics, glossaries: Glossaries) -> None:
+    def __init__(
+        self,
+        websocket: WebSocket,
+        translator: Translator,
+        metrics: Metrics,
+        glossaries: Glossaries,
+        admitted: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self._websocket = websocket
         self._translator = translator
         self._metrics = metrics
         self._glossaries = glossaries
+        self._admitted = admitted
         self._runs: dict[str, asyncio.Task[None]] = {}
 
     async def serve(self) -> None:
@@ -81,11 +96,12 @@ class _Socket:
 
     async def _run(self, run_id: str, fields: questions.TranslateFields, text: str) -> None:
         try:
-            # The client's id is its own; the scheduler's is new, since two sockets may both call a run 'r1'.
-            request = await questions.to_request(fields, text, new_id(), self._glossaries)
-            async with aclosing(self._metrics.observe(self._translator.stream(request))) as events:
-                async for event in events:
-                    await self._send(answers.event_message(run_id, event))
+            with self._admitted():
+                # The client's id is its own; the scheduler's is new, since two sockets may both call a run 'r1'.
+                request = await questions.to_request(fields, text, new_id(), self._glossaries)
+                async with aclosing(self._metrics.observe(self._translator.stream(request))) as events:
+                    async for event in events:
+                        await self._send(answers.event_message(run_id, event))
         except Exception as error:  # the last resort of a run: the socket and its other runs go on
             if not isinstance(error, YiwenError):
                 log.exception("a run failed")
@@ -105,7 +121,7 @@ class _Socket:
     async def _send(self, message: questions.JsonObject) -> None:
         """Says nothing to a reader who has left: `serve` is told of that, and ends the runs."""
         if self._websocket.application_state is WebSocketState.CONNECTED:
-            with suppress(WebSocketDisconnect):
+            with suppress(WebSocketDisconnect, RuntimeError):  # uvicorn's, of one it has closed for a broken frame
                 await self._websocket.send_text(answers.to_json(message))
 
 

@@ -1,7 +1,7 @@
 """Stored glossaries: each a file that outlives the process. Knows no transport, and no format but its own.
 
 A file's first line says what the glossary is, each line after it is a term: so what there is can be listed without
-reading the terms.
+reading the terms. Glossaries of several pairs of languages may belong together, as a group under one id.
 """
 
 import asyncio
@@ -17,7 +17,8 @@ from typing import TypeVar
 from uuid import uuid4
 
 from engine import files
-from engine.errors import NoSuchGlossary, NotStored, TooManyGlossaries
+from engine.errors import NoSuchGlossary, NotStored, RequestError, TooManyGlossaries
+from engine.languages import LANGUAGES
 from engine.termbase.entries import MAX_TERMS
 from engine.types import Term
 
@@ -44,6 +45,17 @@ class Stored:
     created: float  # seconds since 1970
     term_count: int
     terms: tuple[Term, ...] = ()
+    group: str = ""  # the id of those it belongs to, which is that of the first of them; empty: it stands alone
+
+    @property
+    def group_id(self) -> str:
+        return self.group or self.id
+
+
+class SeveralGlossaries(RequestError):
+    """More than one would do, and nobody says which."""
+
+    code = "several_glossaries"
 
 
 class Glossaries:
@@ -73,6 +85,25 @@ class Glossaries:
         """All of them, the oldest first, without their terms."""
         return tuple(self._listed.values())
 
+    def group(self, group_id: str) -> tuple[Stored, ...]:
+        """Those that belong together, the oldest first, without their terms. Raises `NoSuchGlossary`."""
+        if not (members := tuple(stored for stored in self._listed.values() if stored.group_id == group_id)):
+            raise _no_such_glossary()
+        return members
+
+    async def for_pair(self, glossary_id: str, source: str | None, target: str) -> Stored:
+        """With its terms: of a group the one of these languages, or the first where there is none. Raises what `get`
+        raises, and `SeveralGlossaries` where `source` is not named and a group has several into `target`."""
+        listed = self._listed.get(glossary_id)
+        members = (listed,) if listed and listed.group else self.group(glossary_id)
+        fitting = [one for one in members if one.target_lang == target and source in (None, one.source_lang)]
+        if len(fitting) > 1 and not source:
+            raise SeveralGlossaries(
+                f"The glossary {fitting[0].name!r} has terms from {len(fitting)} languages to "
+                f"{LANGUAGES[target].english}; name the language of the text."
+            )
+        return await self.get((*fitting, *members)[0].id)
+
     async def get(self, glossary_id: str) -> Stored:
         """With its terms, the very same tuple each time while it is in use. Raises `NoSuchGlossary`."""
         listed = self._known(glossary_id)
@@ -91,23 +122,25 @@ class Glossaries:
             self._keep_ready(stored)
         return stored
 
-    async def add(self, name: str, source_lang: str, target_lang: str, terms: Sequence[Term]) -> Stored:
+    async def add(
+        self, name: str, source_lang: str, target_lang: str, terms: Sequence[Term], group: str = ""
+    ) -> Stored:
         """Codes are ours, terms sound, and `MAX_TERMS` at the most. Raises `TooManyGlossaries`, `NotStored`."""
         async with self._changing:
             if len(self._listed) >= MOST_STORED:
                 raise TooManyGlossaries(
                     f"There are {MOST_STORED:,} glossaries, the most that are stored; delete one first."
                 )
-            new = Stored(str(uuid4()), name, source_lang, target_lang, time.time(), len(terms), tuple(terms))
+            new = Stored(str(uuid4()), name, source_lang, target_lang, time.time(), len(terms), tuple(terms), group)
             return await self._write(new)
 
     async def replace(
         self, glossary_id: str, name: str, source_lang: str, target_lang: str, terms: Sequence[Term]
     ) -> Stored:
-        """All of it but its id and its age. Raises `NoSuchGlossary`, `TooManyGlossaries`, `NotStored`."""
+        """All of it but its id, its age and its group. Raises `NoSuchGlossary`, `TooManyGlossaries`, `NotStored`."""
         async with self._changing:
-            created = self._known(glossary_id).created
-            new = Stored(glossary_id, name, source_lang, target_lang, created, len(terms), tuple(terms))
+            old = self._known(glossary_id)
+            new = Stored(glossary_id, name, source_lang, target_lang, old.created, len(terms), tuple(terms), old.group)
             return await self._write(new)
 
     async def remove(self, glossary_id: str) -> None:
@@ -142,9 +175,7 @@ class Glossaries:
 
     def _known(self, glossary_id: str) -> Stored:
         if (listed := self._listed.get(glossary_id)) is None:
-            raise NoSuchGlossary(
-                "There is no such glossary; it was deleted, or its id is wrong. GET /glossaries lists all."
-            )
+            raise _no_such_glossary()
         return listed
 
     def _keep_ready(self, stored: Stored) -> None:
@@ -160,6 +191,10 @@ class Glossaries:
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _no_such_glossary() -> NoSuchGlossary:
+    return NoSuchGlossary("There is no such glossary; it was deleted, or its id is wrong. GET /glossaries lists all.")
 
 
 def _not_stored(done: str, error: OSError) -> NotStored:
@@ -190,6 +225,7 @@ def _written(stored: Stored) -> bytes:
         "target_lang": stored.target_lang,
         "created": stored.created,
         "term_count": stored.term_count,
+        **({"group": stored.group} if stored.group else {}),
     }
     rows = ([term.source, term.target, term.case, term.note] for term in stored.terms)
     return "".join(f"{json.dumps(line)}\n" for line in (first, *rows)).encode()
@@ -213,8 +249,9 @@ def _first_line(line: str | bytes, glossary_id: str) -> Stored:
             "target_lang": str(target),
             "created": int(created) | float(created),
             "term_count": int(count),
-        }:
-            return Stored(glossary_id, name, source, target, created, count)
+            **more,
+        } if isinstance(group := more.get("group", ""), str):
+            return Stored(glossary_id, name, source, target, created, count, group=group)
     raise ValueError("the first line is not one of ours")
 
 

@@ -32,7 +32,17 @@ MARKDOWN = (
     f"## The bridge\n\n{PROSE}**Nobody** has asked [the fishermen](/fisher) & their\nwives. {PROSE}\n\n- {PROSE}\n"
     f"- See `bridge.txt`.\n\n{PROSE}\n\n"
 )
-SAMPLES: dict[Markup, str] = {"html": HTML, "markdown": MARKDOWN, "text": f"{PROSE}\nSee https://bridge.org/a.\n"}
+XML = (
+    f"<section id='a'>\n  <title>The bridge</title>\n  <p>{PROSE}<b>Nobody</b> has asked <xref to='/fisher'>the "
+    f"fishermen</xref> &amp; their wives. {PROSE}</p>\n  <ul>\n    <li>{PROSE}</li>\n    <li><file>it</file></li>\n"
+    f"  </ul>\n  <p>{PROSE}</p>\n</section>\n"
+)
+SAMPLES: dict[Markup, str] = {
+    "html": HTML,
+    "markdown": MARKDOWN,
+    "xml": XML,
+    "text": f"{PROSE}\nSee https://bridge.org/a.\n",
+}
 PEERS: dict[Markup, Callable[[str], object]] = {
     "html": lambda source: html5lib.parse(source, treebuilder="dom"),
     "markdown": MarkdownIt("gfm-like", {"linkify": False}).parse,

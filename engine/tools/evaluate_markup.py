@@ -70,6 +70,7 @@ def own_corpora() -> Iterator[Corpus]:
     examples = json.loads((FIXTURES / "markdown" / "examples.json").read_text(encoding="utf-8"))
     for name, documents in examples.items():
         yield Corpus(f"fixtures: {name}", "markdown", documents)
+    yield Corpus("fixtures: XML", "xml", _pages(FIXTURES / "xml", ""))
     lines = [line.split("\t") for line in (FIXTURES / "eurlex" / "pairs.tsv").read_text("utf-8").splitlines()]
     yield _eurlex("fixtures: EUR-Lex de", [(line[0], line[1]) for line in lines])
     yield _eurlex("fixtures: EUR-Lex fr", [(line[0], line[2]) for line in lines])

@@ -75,15 +75,23 @@ export function keep(name, value) {
   }
 }
 
+// What to tell of an answer that is a refusal.
+export async function refused(answer) {
+  const { error = say("refused", answer), code } = await answer.json().catch(() => ({}));
+  const signedOut = answer.status === 401;
+  at("yw-signed-out").hidden = !signedOut;
+  return { trouble: signedOut ? say("signed_out") : told(error), code, status: answer.status };
+}
+
 // The answer's body, or { trouble, code, status }: a sentence for the reader. Throws only what a signal aborts.
 export async function asked(path, options = {}) {
   const { json, ...others } = options;
   const body = json && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(json) };
   try {
     const answer = await fetch(url(path), { ...body, ...others });
-    const said = answer.status === 204 ? {} : await answer.json().catch(() => ({}));
-    if (answer.ok) return said;
-    return { trouble: told(said.error ?? say("refused", answer)), code: said.code, status: answer.status };
+    if (!answer.ok) return await refused(answer);
+    at("yw-signed-out").hidden = true;
+    return answer.status === 204 ? {} : await answer.json().catch(() => ({}));
   } catch (error) {
     if (error.name === "AbortError") throw error;
     return { trouble: say("unreachable"), code: "unreachable" };

@@ -58,6 +58,7 @@ function meant({ key, code, ctrlKey, metaKey, shiftKey, altKey, target }) {
 export function boot() {
   document.documentElement.lang = chinese ? "zh-CN" : "en";
   dress(document);
+  at("yw-leave").hidden = !window.YIWEN.hasKeys;
   for (const part of [pickers, { begin }, terms, documents, system]) part.begin();
   for (const tab of tabs()) Object.assign(tab, { onclick: () => openTab(tab), onkeydown: walkTabs });
   openTab(at(`yw-tab-${location.hash.slice(1)}`) ?? undefined);

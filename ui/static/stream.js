@@ -4,7 +4,7 @@
 // WebSocket cannot be had twice in a row (a proxy, a company network), the run goes as POST /translate with stream:
 // true; its server-sent events carry the same messages. A run that breaks off begins again by itself, from its start.
 
-import { told, url } from "./base.js";
+import { refused, told, url } from "./base.js";
 
 const HANDSHAKE_MS = 4000; // some proxies swallow a handshake and never answer it
 const FAILURES_BEFORE_POST = 2;
@@ -102,7 +102,10 @@ async function post(mine) {
       ...options,
       body: JSON.stringify({ ...mine.request, stream: true }),
     });
-    if (!answer.ok) return hand({ ...(await answer.json()), type: "error" });
+    if (!answer.ok) {
+      const { trouble: error, code } = await refused(answer);
+      return hand({ type: "error", error, code });
+    }
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (let part = await reader.read(); !part.done; part = await reader.read()) {

@@ -3,7 +3,7 @@
 
 import { asked, at, dress, duration, say, size, told } from "./base.js";
 
-const PAUSE_MS = { loading: 500, ready: 2000, failed: 2000 }; // after an answer
+const PAUSE_MS = { loading: 500, ready: 2000, failed: 2000, stopping: 2000 }; // after an answer
 const MOST_MS = 16000; // to wait for one; and after one that did not come, where the pause doubles each time
 
 const now = { state: { status: "loading" } }; // the last answer; and what the benchmark has said

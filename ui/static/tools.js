@@ -9,7 +9,7 @@ import * as text from "./text.js";
 const LINK_CHARACTERS = 1000;
 const HISTORY_ENTRIES = 50;
 const HISTORY_CHARACTERS = 5000; // a longer text is not remembered
-const ENDINGS = { html: "html", markdown: "md" };
+const ENDINGS = { html: "html", markdown: "md", xml: "xml" };
 
 export const copy = () => copied(output.content());
 const into = () => text.lastRun().asked?.target_lang ?? pair().target_lang;
