@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from engine.errors import UnknownLanguage
@@ -147,8 +148,11 @@ def resolve_any(code: str) -> str | None:
     Letter case does not matter, nor whether - or _ joins the parts. A region is dropped, and so is the script that the
     language has anyway; any other script makes a language of it that we do not know.
     """
-    if len(code) > LONGEST_ALIAS:
-        return None
+    return None if len(code) > LONGEST_ALIAS else _resolved(code)
+
+
+@lru_cache(1024)
+def _resolved(code: str) -> str | None:
     return _BY_ALIAS.get(_folded(code)) or _by_tag(code.strip().casefold().replace("_", "-"))
 
 

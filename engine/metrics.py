@@ -133,6 +133,7 @@ class Run:
     started: float | None = None  # it had its first slot
     spoke: float | None = None  # its first text came
     ended: float = 0.0
+    told: int = 0  # tokens that were counted as they came
     segments: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -175,8 +176,10 @@ class Metrics:
             async with aclosing(events):
                 async for event in events:
                     match event:
-                        case TextDelta() | Translated():
+                        case TextDelta():
                             run.spoke()
+                        case Translated():
+                            run.spoke(event.tokens)
                         case Started():
                             run.started()
                         case Finished():
@@ -195,11 +198,12 @@ class Metrics:
             self._running += 1
         return Run(self.clock())
 
-    def count_text(self, run: Run) -> None:
+    def count_text(self, run: Run, tokens: int = 1) -> None:
         now = self.clock()
+        run.told += tokens
         with self._lock:
             self._heard = now
-            self._rate.add(now)
+            self._rate.add(now, tokens)
             if run.spoke is None:
                 run.spoke = now
                 self._first_text.append(now - run.began)
@@ -209,6 +213,7 @@ class Metrics:
         seconds = self.clock() - run.began
         run.outcome = DONE
         with self._lock:
+            self._rate.add(self.clock(), max(0, run.output_tokens - run.told))
             self._segments += run.segments
             self._input_tokens += run.input_tokens
             self._output_tokens += run.output_tokens
@@ -313,9 +318,9 @@ class Running:
     def started(self) -> None:
         self._run.started = self._metrics.clock()
 
-    def spoke(self) -> None:
+    def spoke(self, tokens: int = 1) -> None:
         """Some of its text came."""
-        self._metrics.count_text(self._run)
+        self._metrics.count_text(self._run, tokens)
 
     def finished(
         self,
@@ -339,17 +344,17 @@ class Running:
 
 
 class _Rate:
-    """Deltas a second, in buckets of one second. A delta is a token, give or take a half character held back."""
+    """Tokens a second, in buckets of one second. A delta is one, give or take a half character held back."""
 
     def __init__(self) -> None:
         self._buckets: deque[tuple[int, int]] = deque(maxlen=RATE_WINDOW_SECONDS + 1)
 
-    def add(self, now: float) -> None:
+    def add(self, now: float, tokens: int) -> None:
         second = int(now)
         if self._buckets and self._buckets[-1][0] == second:
-            self._buckets[-1] = (second, self._buckets[-1][1] + 1)
+            self._buckets[-1] = (second, self._buckets[-1][1] + tokens)
         else:
-            self._buckets.append((second, 1))
+            self._buckets.append((second, tokens))
 
     def per_second(self, now: float) -> float:
         recent = [(second, count) for second, count in self._buckets if second > now - RATE_WINDOW_SECONDS - 1]

@@ -77,18 +77,34 @@ class _Turn:
 
 @dataclass(slots=True)
 class _Lane:
-    """A segment on its way: what the model says of it, then what became of it or why it failed."""
+    """A segment on its way: what the model says of it, then what became of it or why it failed. It has one reader."""
 
     segment: Segment
-    said: asyncio.Queue[_Turn | str | Translated | YiwenError]
+    whole: bool = False  # only what became of it
+    said: deque[_Turn | str | Translated | YiwenError] = field(default_factory=deque)  # a queue would cost more
     task: asyncio.Task[None] | None = None
     outcome: Translated | None = None
-    opened: asyncio.Event = field(default_factory=asyncio.Event)  # there is something to read
+    _reader: asyncio.Future[None] | None = None
+
+    def say(self, said: _Turn | str | Translated | YiwenError) -> None:
+        self.said.append(said)
+        if self._reader and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def read(self) -> _Turn | str | Translated | YiwenError:
+        while not self.said:
+            await self._spoken()
+        return self.said.popleft()
 
     async def spoke(self, within_seconds: float) -> None:
         """Wait until there is something to read, but no longer."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.opened.wait(), within_seconds)
+        if not self.said:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._spoken(), within_seconds)
+
+    def _spoken(self) -> asyncio.Future[None]:
+        self._reader = asyncio.get_running_loop().create_future()
+        return self._reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +152,11 @@ class Translator:
                     return event
         raise AssertionError("a stream that ends well ends with Finished")
 
-    async def stream(self, request: TranslationRequest) -> AsyncGenerator[TranslationEvent, None]:
-        """Events in reading order. The last is `Finished`, whose text is that of all segments joined.
+    async def stream(
+        self, request: TranslationRequest, *, whole: bool = False
+    ) -> AsyncGenerator[TranslationEvent, None]:
+        """Events in reading order. The last is `Finished`, whose text is that of all segments joined. `whole`: a segment
+        comes as one delta, for who does not wait for words.
 
         Raises `RequestError` for what the caller can mend, `Overloaded` before any work when there is no room, and
         `BackendError` when a segment fails; the others are then cancelled, as they are when the reader leaves.
@@ -148,7 +167,7 @@ class Translator:
             job, document, parser = read.job, read.document, read.parser
             output = Output(job, document, parser, request.target)
             done: list[Translated] = []
-            async with aclosing(self._run(request, job)) as events:
+            async with aclosing(self._run(request, job, whole=whole)) as events:
                 async for event in events:
                     match event:
                         case _Began():
@@ -285,11 +304,9 @@ class Translator:
         self, request: TranslationRequest, source: str, part: Segment, number: int
     ) -> tuple[int, Translated]:
         """What becomes of a segment, in its turn; and the `number`."""
-        lane = _Lane(part, asyncio.Queue())
+        lane = _Lane(part, whole=True)
         await self._attempt(request, source, lane)
-        while lane.said.qsize() > 1:
-            lane.said.get_nowait()
-        if isinstance(last := lane.said.get_nowait(), YiwenError):
+        if isinstance(last := lane.said.pop(), YiwenError):
             raise last
         assert isinstance(last, Translated), "an attempt ends with what became of it, or why it failed"
         return number, last
@@ -359,7 +376,12 @@ class Translator:
         return await _aside(request, prepare, request, blocks, self.info, count, self._max_text_tokens)
 
     async def _run(
-        self, request: TranslationRequest, job: Job, known: Mapping[int, Translated] | None = None
+        self,
+        request: TranslationRequest,
+        job: Job,
+        known: Mapping[int, Translated] | None = None,
+        *,
+        whole: bool = False,
     ) -> AsyncGenerator[Queued | Started | _Began | TextDelta | Translated, None]:
         """All segments in reading order, each as it is said and then as what became of it."""
         started = Started(len(job.segments), job.source, job.detection)
@@ -370,13 +392,16 @@ class Translator:
         try:
             for index, part in enumerate(job.segments):
                 room = LANES_PER_SLOT * self._scheduler.slots - len(lanes)
-                lanes.extend(self._open(request, job.source, ahead, known or {}) for ahead in islice(upcoming, room))
+                lanes.extend(
+                    self._open(request, job.source, _Lane(ahead, whole), known or {})
+                    for ahead in islice(upcoming, room)
+                )
                 lane = lanes[0]
                 if index == 0:
                     async with aclosing(self._queue(request.id, lane)) as places:
                         async for queued in places:
                             yield queued
-                while not isinstance(said := await lane.said.get(), Translated):
+                while not isinstance(said := await lane.read(), Translated):
                     if isinstance(said, YiwenError):
                         raise said
                     if isinstance(said, _Turn):
@@ -400,7 +425,7 @@ class Translator:
         ahead looks more seldom.
         """
         told = 0
-        while lane.said.empty() and (ahead := self._scheduler.ahead(request_id)):
+        while not lane.said and (ahead := self._scheduler.ahead(request_id)):
             if ahead != told:
                 told = ahead
                 yield Queued(ahead)
@@ -434,12 +459,11 @@ class Translator:
             )
         return replace(request, source=source, target=target, likely=likely)
 
-    def _open(self, request: TranslationRequest, source: str, part: Segment, known: Mapping[int, Translated]) -> _Lane:
-        lane = _Lane(part, asyncio.Queue())
-        before = known.get(part.index)
-        if before and before.segment.text == part.text:
-            lane.said.put_nowait(_Turn())
-            lane.said.put_nowait(replace(before, segment=part))
+    def _open(self, request: TranslationRequest, source: str, lane: _Lane, known: Mapping[int, Translated]) -> _Lane:
+        before = known.get(lane.segment.index)
+        if before and before.segment.text == lane.segment.text:
+            lane.say(_Turn())
+            lane.say(replace(before, segment=lane.segment))
         else:
             lane.task = asyncio.create_task(self._attempt(request, source, lane))
         return lane
@@ -448,26 +472,24 @@ class Translator:
         attempts = Attempts(self._backend, request, source, lane.segment)
         try:
             async with self._scheduler.slot(request.id):
-                lane.said.put_nowait(_Turn())
-                lane.opened.set()
+                lane.say(_Turn())
                 made = 0  # deltas: of what is cut short nobody counts the tokens
                 try:
                     async with aclosing(attempts.run()) as answer:
                         async for said in answer:
                             made += 1
                             lane.outcome = said if isinstance(said, Translated) else None
-                            lane.said.put_nowait(said)
+                            if lane.outcome or not lane.whole:
+                                lane.say(said)
                 finally:
                     self.spent(lane.segment.tokens + (lane.outcome.tokens if lane.outcome else made))
         except YiwenError as error:
-            lane.said.put_nowait(error)
+            lane.say(error)
         except Exception as error:  # the end of a task: without this the reader would wait for ever
             kind = type(error).__name__  # its own words may quote the text, and this comes into the log
             failure = BackendError(f"Segment {lane.segment.index + 1} could not be translated ({kind}); try again.")
             failure.__cause__ = error
-            lane.said.put_nowait(failure)
-        finally:
-            lane.opened.set()
+            lane.say(failure)
 
     def _finished(
         self,

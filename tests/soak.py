@@ -25,7 +25,7 @@ from tests.fuzz_server import held
 from tests.running import Running, running
 
 AT_ONCE = 12
-WARM = 0.1  # of the requests, after which it is weighed first
+PARTS = 10  # after each of which it is weighed; the first is the measure for the last
 MOST_GROWTH = 0.02
 SETTLED_SECONDS = 60.0
 SENTENCE = "The committee has not yet decided whether the old bridge should be built again. "
@@ -71,7 +71,7 @@ class Client:
         self._expect(answer.status_code == 200 and (said == text or not self._echoes), answer.text)
 
     async def long(self, dice: random.Random) -> None:
-        text = [f"<p>{SENTENCE * dice.randrange(1, 4)}</p>" for _ in range(dice.randrange(1, 4))]
+        text = [f"<p>{SENTENCE * dice.randrange(20, 40)}</p>" for _ in range(dice.randrange(1, 4))]
         answer = await self._post(text=text, format="html")
         self._expect(answer.status_code == 200, answer.text)
 
@@ -173,10 +173,11 @@ async def soak(server: Running, requests: int, *, echoes: bool) -> dict[str, Any
 
         weighed = list[dict[str, int]]()
         began = time.monotonic()
-        for until in (int(requests * WARM), requests):
-            await asyncio.gather(*(worker(until) for _ in range(AT_ONCE)))
+        await asyncio.gather(*(client.long(random.Random(0)) for _ in range(AT_ONCE)))  # all threads there will be
+        for part in range(1, PARTS + 1):
+            await asyncio.gather(*(worker(requests * part // PARTS) for _ in range(AT_ONCE)))
             weighed.append(await asyncio.to_thread(_settled, server))
-        first, last = weighed
+        first, last = weighed[0], weighed[-1]
         return {
             "requests": sum(client.asked.values()),
             "asked": dict(client.asked),
@@ -184,6 +185,7 @@ async def soak(server: Running, requests: int, *, echoes: bool) -> dict[str, Any
             "wrong": client.wrong[:5],
             "first": first,
             "last": last,
+            "rss_mb": [round(each["rss"] / 1e6, 1) for each in weighed],
             "rss_growth": round(last["rss"] / first["rss"] - 1, 4),
             "complaints": server.complaints()[:5],
             "ready": server.is_ready(),

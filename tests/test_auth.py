@@ -26,7 +26,7 @@ from ui.blocks import mount
 
 KEY, OTHER = "correct-horse-battery", "another-horse-stable"
 ASKS = {"text": "Hello.", "source_lang": "en", "target_lang": "de"}
-OPEN = {"/healthz", "/readyz", "/health", "/login"}
+OPEN = {"/healthz", "/readyz", "/health", "/login", "/languages", "/frontend/settings", "/download_file/{name}"}
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,11 @@ def test_a_key_comes_in_a_header(url: str, headers: dict[str, str]) -> None:
     assert httpx.post(f"{url}/translate", json=ASKS, headers=headers).json()["translation"] == "Hello."
 
 
+def test_what_anybody_may_know_is_told_without_a_key_but_not_with_a_wrong_one(url: str) -> None:
+    assert httpx.get(f"{url}/languages").status_code == 200
+    assert httpx.get(f"{url}/languages", headers={"X-API-Key": f"{KEY}x"}).status_code == 401
+
+
 @pytest.mark.parametrize("path", ["/languages?api_key=", "/v2/languages?auth_key=", "/deeplx?token="])
 def test_a_key_comes_in_an_address(url: str, path: str) -> None:
     assert httpx.get(f"{url}{path}{KEY}").status_code in (200, 405)
@@ -168,10 +173,10 @@ def test_a_key_that_is_taken_away_ends_its_cookies_and_its_sockets(serve: Serve,
             socket.send('{"type": "ping"}')
             assert json.loads(socket.recv()) == {"type": "pong"}
             keys.write_text(f"anna:{KEY}-anew\nbert:{OTHER}\n")
-            soon(lambda: anna.get("/languages").status_code == 401)
+            soon(lambda: anna.get("/system").status_code == 401)
             with pytest.raises(ConnectionClosed):
                 socket.recv(timeout=9)
-        assert bert.get("/languages").status_code == 200
+        assert bert.get("/system").status_code == 200
 
 
 def test_a_cookie_is_for_this_server_and_no_script_and_ends_when_it_is_signed_out(url: str) -> None:
@@ -185,14 +190,14 @@ def test_a_cookie_is_for_this_server_and_no_script_and_ends_when_it_is_signed_ou
             False,
             False,
         )
-        assert client.get("/languages").status_code == 200
+        assert client.get("/system").status_code == 200
         (name, value), *_ = client.cookies.items()
         forged = {"Cookie": f"{name}={value[:-1]}{'A' if value[-1] != 'A' else 'B'}"}
-        assert httpx.get(f"{url}/languages", headers=forged).status_code == 401
+        assert httpx.get(f"{url}/system", headers=forged).status_code == 401
         foreign = {"Origin": "https://evil.example"}
         assert client.post("/translate", json=ASKS, headers=foreign).status_code == 403
         assert client.post("/logout").status_code == 303
-        assert client.get("/languages").status_code == 401
+        assert client.get("/system").status_code == 401
 
 
 @pytest.mark.parametrize("path", ["//evil.example/", "https://evil.example", "/\\evil.example", "/a\r\nX: y", "evil"])

@@ -102,10 +102,10 @@ def trickle(client: socket.socket, data: bytes) -> bytes:
 
 def request(**fields: object) -> bytes:
     body = json.dumps({**ASKED, **fields}).encode()
-    return b"POST /translate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
-        len(body),
-        body,
+    head = (
+        f"POST /translate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     )
+    return f"{head}\r\n\r\n".encode() + body
 
 
 def idle(url: str) -> bool:
@@ -139,13 +139,8 @@ def test_a_long_body_may_take_its_time(raw: socket.socket) -> None:
 
 @pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
 def test_a_head_without_end_is_refused(raw: socket.socket, start: bytes) -> None:
-    raw.sendall(start + b"x" * (2 * HEAD_BYTES))
-    assert rest_of(raw).startswith((b"HTTP/1.1 431 ", b""))
-    time.sleep(0.1)
-    with pytest.raises(OSError):  # noqa: PT011  reset or broken
-        for _ in range(20):
-            raw.sendall(b"x" * HEAD_BYTES)
-            time.sleep(0.02)
+    raw.sendall(start + b"x" * HEAD_BYTES)
+    assert rest_of(raw).startswith(b"HTTP/1.1 431 ")
 
 
 def test_a_reader_of_a_stream_that_takes_nothing_is_cut_off(raw: socket.socket, url: str, gushes: Gushes) -> None:
@@ -170,9 +165,7 @@ def test_a_reader_who_is_slow_but_reads_gets_all(raw: socket.socket) -> None:
         taken += len(data)
         if time.monotonic() < until:
             time.sleep(0.02)
-        last = data
     assert taken > 2 * GUSH_BYTES  # as deltas, and as a whole
-    assert b'"type":"done"' in data + last or taken > 2 * GUSH_BYTES
 
 
 @pytest.mark.parametrize("stream", [True, False])

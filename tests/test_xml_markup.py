@@ -158,19 +158,22 @@ def test_no_entity_of_a_document_is_expanded_and_what_is_declared_stays():
 
 
 @pytest.mark.parametrize(
-    "source",
+    ("source", "written"),
     [
-        "bare text",
-        "\ufeff <?xml version='1.0'?> one <p>two</p>",
-        "<a>one</a><b>two</b> three",
-        "<x:a y:b='c'>one</x:a>",
-        "<a b='&amp;&co;&'>one & two &; three</a>",
-        "<?xml version='1.1' encoding='latin-1'?><ä ö='ü'>中文</ä>\n<!-- -->",
+        ("bare text", "BARE TEXT"),
+        ("\ufeff <?xml version='1.0'?> one <p>two</p>", "\ufeff <?xml version='1.0'?> ONE <p>TWO</p>"),
+        ("<a>one</a><b>two</b> three", "<a>ONE</a><b>TWO</b> THREE"),
+        ("<x:a y:b='c'>one</x:a>", "<x:a y:b='c'>ONE</x:a>"),
+        ("<a b='&amp;&co;&'>&co; one &; two</a>", "<a b='&amp;&co;&'>&co; ONE &amp;; TWO</a>"),
+        (
+            "<?xml version='1.1' encoding='gbk'?><ä ö='ü'>é</ä>\n",
+            "<?xml version='1.1' encoding='gbk'?><ä ö='ü'>É</ä>\n",
+        ),
     ],
 )
-def test_a_fragment_needs_no_root_and_no_declaration(source):
-    assert "ONE" in in_capitals(source) or not verify.skeleton("xml", source)[0].startswith("(a")
-    assert len(texts(source)) >= 1
+def test_a_fragment_needs_no_root_and_no_declaration(source, written):
+    assert in_capitals(source) == written
+    assert verify.skeleton("xml", written) == verify.skeleton("xml", source)
 
 
 @pytest.mark.parametrize(
@@ -237,25 +240,21 @@ def test_any_tree_keeps_its_structure_in_any_translation_under_any_rules(source,
     assert rebuild(document, xml.write, [block.text for block in document.blocks]) == source
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
+def test_the_oracle_sees_tags_attributes_comments_and_entities():
+    source = "<a b='c'>x<!--c--></a>"
+    assert like("xml", source, '<a  b = "c"\n>another<!--c--></a >')
+    for other in (
         "<a b='d'>x<!--c--></a>",
         "<a b='c'>x</a>",
         "<a b='c'>x<!--d--></a>",
         "<a b='c'>x<!--c--><i/></a>",
-        "&e;",
         "x",
-        "<a",
-    ],
-)
-def test_the_oracle_sees_tags_attributes_comments_and_entities(other):
-    source = "<a b='c'>x<!--c--></a>"
-    assert like("xml", source, '<a  b = "c"\n>another<!--c--></a >')
-    try:
+    ):
         assert not like("xml", source, other)
-    except verify.Unverifiable:
-        assert other == "<a"
+    assert not like("xml", "a &b; c &copy;", "a c")
+    assert like("xml", "a &b; c &copy;", "d &b;")
+    with pytest.raises(verify.Unverifiable, match="not well formed"):
+        verify.skeleton("xml", "<a")
 
 
 def test_a_block_that_would_break_the_document_keeps_its_source():

@@ -37,7 +37,7 @@ Object.defineProperty(navigator, "language", { value: /^"?zh/.test(chosen) ? "zh
 # Gradio makes functions of strings for `js`, `js_on_load` and its plots, and writes styles into elements.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'nonce-{nonce}' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; frame-src 'none'; worker-src 'none'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; frame-src 'self'; worker-src 'none'; "
     "form-action 'self'; base-uri 'self'; frame-ancestors 'self'{framing}"
 )
 _SCRIPT = re.compile(rb"<script(?=[ >])")

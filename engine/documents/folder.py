@@ -337,7 +337,11 @@ def known_lines(folder: Path, segments: list[Segment], model: str | None = None)
             index = segment["index"]
             _text(said["text"])
             said["tokens"] = int(said["tokens"])
-            if (model in (None, by) or edited) and index < len(segments) and segments[index].text == segment["text"]:
+            if (
+                (model in (None, by) or edited)
+                and 0 <= index < len(segments)
+                and segments[index].text == segment["text"]
+            ):
                 terms = tuple(TermResult(**term) for term in said.pop("terms"))
                 warnings = tuple(Warning(**warning) for warning in said.pop("warnings"))
                 done = Translated(segments[index], terms=terms, warnings=warnings, **said)

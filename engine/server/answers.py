@@ -1,11 +1,11 @@
 """What is answered: the messages of a run, answers, and what /openapi.json says of them. Knows no transport."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, assert_never
 
+import orjson
 from pydantic import BaseModel, Field
 
 from engine.languages import LANGUAGES
@@ -330,7 +330,7 @@ TRANSLATED: dict[str, Any] = {
 
 
 def to_json(message: JsonObject) -> str:
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+    return orjson.dumps(message).decode()
 
 
 def event_message(run_id: str, event: TranslationEvent) -> JsonObject:

@@ -18,6 +18,9 @@ from engine.server.errors import answer, path_of
 from engine.server.keys import Key, Keys
 
 OPEN = frozenset(("/healthz", "/readyz", "/health", login.PATH))
+# LibreTranslate's programs (Weblate) ask without their key which languages there are, and its link to a translated
+# file is the secret itself. A wrong key is refused there too.
+_TOLD_ANYBODY = re.compile("/languages|/frontend/settings|/download_file/[^/]+")
 SCHEMES = ("bearer", "deepl-auth-key")
 MOST_LOOKED_AT = 1024**2  # bytes of a body; a larger one brings its key in a header
 LOOK_SECONDS = 2.0  # between two looks at whether the key of an open socket counts still
@@ -41,6 +44,8 @@ class NeedsKey:
         elif (key := self._sessions.read(headers.get("Cookie", ""))) is None and scope["type"] == "http":
             given, receive = await _in_body(scope, headers, receive)
             key = self._keys.find(given) if given else None
+        if key is None and not given and scope["type"] == "http" and _TOLD_ANYBODY.fullmatch(path_of(scope)):
+            return await self._app(scope, receive, send)
         if key is None:
             return await _refuse(scope, receive, send, headers, given)
         address = client_of(scope).address

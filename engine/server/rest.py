@@ -47,7 +47,8 @@ def router(translator: Translator, metrics: Metrics, glossaries: Glossaries) -> 
             return runs.EventStream(runs.messages(run_id, events), partial(answers.error_message, run_id))
         finished = await incoming.while_connected(request.receive, runs.translate_all(translator, metrics, requests))
         one = isinstance(fields.text, str)
-        return JSONResponse(answers.answer(finished[0]) if one else answers.answer_for_list(finished))
+        said = answers.answer(finished[0]) if one else answers.answer_for_list(finished)
+        return Response(answers.to_json(said), media_type="application/json")
 
     @api.post(
         "/detect",

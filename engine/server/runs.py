@@ -15,7 +15,7 @@ from engine.errors import RequestError, YiwenError
 from engine.metrics import Metrics
 from engine.server import answers, incoming
 from engine.server.questions import JsonObject
-from engine.translator import Translator
+from engine.translator import SHORT_CHARACTERS, Translator
 from engine.types import Finished, TranslationEvent, TranslationRequest
 
 TEXTS_AT_ONCE = 32  # of one list: the rest wait here, so that a long list does not fill the scheduler alone
@@ -47,7 +47,8 @@ async def translate_all(
 
 
 async def _translated(translator: Translator, metrics: Metrics, request: TranslationRequest) -> Finished:
-    async with aclosing(metrics.observe(translator.stream(request))) as events:
+    whole = len(request.text) < SHORT_CHARACTERS  # else the tokens are counted as they come
+    async with aclosing(metrics.observe(translator.stream(request, whole=whole))) as events:
         async for event in events:
             if isinstance(event, Finished):
                 return event

@@ -45,7 +45,7 @@ WARM_SECONDS = 1.0
 TAKEN_BACK_EVERY = 10  # of a client's runs one is cancelled
 LONG_CHARACTERS = 4_000
 BOOKS, BOOK_WORDS = 10, 20_000
-LINES = 40  # asked one after the other, alone and beside the books
+LINES = 20  # asked one after the other, alone and beside the books
 PATIENCE_SECONDS = 120.0  # for an answer that does not come
 SENTENCE = "The committee has not yet decided whether the new bridge should be built a little further down the river. "
 PARTS = ("short", "deltas", "crowd", "beside")
@@ -509,8 +509,11 @@ class _Socket(asyncio.Protocol):
     def _send(self, payload: bytes, opcode: int = 1) -> None:
         """Masked with zeros, which changes nothing."""
         size = len(payload)
-        length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
-        if size > 0xFFFF:
+        if size < 126:
+            length = bytes([0x80 | size])
+        elif size < 2**16:
+            length = b"\xfe" + size.to_bytes(2, "big")
+        else:
             length = b"\xff" + size.to_bytes(8, "big")
         self._transport.write(bytes([0x80 | opcode]) + length + b"\0\0\0\0" + payload)
 
