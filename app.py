@@ -143,9 +143,9 @@ def _serve(config: Config, listener: socket.socket) -> None:
 
 
 def _end(status: int) -> NoReturn:
-    """Python would be taken down around a model that is still being loaded, by code which cannot be interrupted; that
-    may crash."""
-    if any(thread.name == "loading" for thread in threading.enumerate()):
+    """Python would be taken down around a model that is still being loaded or at work, by code which cannot be
+    interrupted; that may crash."""
+    if any(thread.name in ("loading", "generation") for thread in threading.enumerate()):
         logging.shutdown()
         sys.stderr.flush()
         os._exit(status)

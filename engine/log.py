@@ -35,8 +35,9 @@ class Formatter(logging.Formatter):
         super().__init__(LINES)
 
     def format(self, record: logging.LogRecord) -> str:
-        record = copy(record)
-        record.exc_text = None  # as another handler has written it
+        if record.exc_info or record.exc_text:
+            record = copy(record)
+            record.exc_text = None  # as another handler has written it
         return super().format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -69,6 +70,7 @@ def start(level: str, form: str = "text") -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else Formatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line says them, each costs time
     warnings.showwarning = _warned
 
 

@@ -1,7 +1,8 @@
 """Who goes next: requests are admitted or refused, then take turns, a segment each. Knows no text and no model.
 
 Batching of tokens is the backend's; fairness between requests is ours. The waiting stand in a ring of per-request
-queues, so that a line never waits behind a book.
+queues, so that a line never waits behind a book; and where there are many slots a few are for those who come new, so
+that it does not wait for a segment of one either.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from engine.errors import Overloaded, Stopping
 
 STOPPING = "Yiwen is being stopped and takes nothing new; try again in a minute."
 STOPPING_SECONDS = 20  # after which it may be up again
+SLOTS_PER_NEW = 8  # of so many slots one is for the first segments of requests
 
 
 class Scheduler:
@@ -29,13 +31,16 @@ class Scheduler:
         self._closed = False
         self._admitted: Counter[str] = Counter()
         self._held: Counter[str] = Counter()  # slots in use, by request
-        self._ring: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()  # never empty queues
+        self._begun: set[str] = set()  # of those admitted, who has had a slot
+        self._unbound: set[str] = set()  # and who may have all slots
+        self._later = 0  # slots in use by segments that are no request's first
+        self._ring: OrderedDict[str, deque[asyncio.Future[bool]]] = OrderedDict()  # never empty queues
 
     def grow(self, slots: int) -> None:
         """To as many slots as a backend has that was not there at first. Those who wait get them at once."""
         self.slots = max(self.slots, slots)
-        while self.free and self._ring:
-            self._grant()
+        while self._grant():
+            pass
 
     def close(self) -> str:
         """Nobody is admitted any more; who is goes on. What is said of it."""
@@ -44,7 +49,7 @@ class Scheduler:
 
     @property
     def free(self) -> int:
-        """Slots that nobody uses; while there is one, nobody waits."""
+        """Slots that nobody uses; while there is one, nobody waits for a first segment."""
         return self.slots - self._held.total()
 
     @property
@@ -62,8 +67,9 @@ class Scheduler:
         return self._admitted[request_id] > 0
 
     @contextmanager
-    def admit(self, request_id: str) -> Iterator[None]:
-        """Let a request in for the length of the `with` block, or raise `Overloaded` before any work is done."""
+    def admit(self, request_id: str, *, all_slots: bool = False) -> Iterator[None]:
+        """Let a request in for the length of the `with` block, or raise `Overloaded` before any work is done.
+        `all_slots`: it may have also those that are kept for who comes new."""
         if self._closed:
             raise Stopping(STOPPING, STOPPING_SECONDS)
         if self.requests >= self.max_requests:
@@ -72,15 +78,20 @@ class Scheduler:
                 f"{self.max_requests} at once; try again in a few seconds."
             )
         self._admitted[request_id] += 1
+        if all_slots:
+            self._unbound.add(request_id)
         try:
             yield
         finally:
             self._admitted[request_id] -= 1
-            self._admitted += Counter()  # drops the zeros
+            if not self._admitted[request_id]:
+                del self._admitted[request_id]
+                self._begun.discard(request_id)
+                self._unbound.discard(request_id)
 
     def ahead(self, request_id: str) -> int:
         """How many other requests hold a slot or wait before this one; 0 when a slot is free for it."""
-        if self.free:
+        if self.free or request_id in self._held:
             return 0
         before = set(self._held)
         for waiting_id in self._ring:
@@ -92,48 +103,62 @@ class Scheduler:
     @asynccontextmanager
     async def slot(self, request_id: str) -> AsyncIterator[None]:
         """Wait for this request's turn and hold a slot for the length of the `async with` block."""
-        await self._acquire(request_id)
+        later = await self._acquire(request_id)
         try:
             yield
         finally:
-            self._release(request_id)
+            self._release(request_id, later)
 
-    async def _acquire(self, request_id: str) -> None:
-        if self.free:
-            self._held[request_id] += 1
-            return
-        turn = asyncio.get_running_loop().create_future()
+    async def _acquire(self, request_id: str) -> bool:
+        """Whether the segment is a later one of its request."""
+        if self._may_hold(request_id):
+            return self._hold(request_id)
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._ring.setdefault(request_id, deque()).append(turn)
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._leave(request_id, turn)
             else:  # the slot was granted at the moment of the cancel: it goes on to the next
-                self._release(request_id)
+                self._release(request_id, turn.result())
             raise
 
-    def _leave(self, request_id: str, turn: asyncio.Future[None]) -> None:
+    def _may_hold(self, request_id: str) -> bool:
+        later = request_id in self._begun
+        return self.free > 0 and not (later and self._later >= self.slots - self.slots // SLOTS_PER_NEW)
+
+    def _hold(self, request_id: str) -> bool:
+        later = request_id in self._begun
+        self._held[request_id] += 1
+        self._later += later
+        if request_id in self._admitted and request_id not in self._unbound:
+            self._begun.add(request_id)
+        return later
+
+    def _leave(self, request_id: str, turn: asyncio.Future[bool]) -> None:
         turns = self._ring.get(request_id)
         if turns and turn in turns:  # a release may have met it first
             turns.remove(turn)
             if not turns:
                 del self._ring[request_id]
 
-    def _release(self, request_id: str) -> None:
+    def _release(self, request_id: str, later: bool) -> None:
+        self._later -= later
         self._held[request_id] -= 1
         if not self._held[request_id]:
             del self._held[request_id]
         self._grant()
 
-    def _grant(self) -> None:
-        """Hand a slot to the next request in the ring, which then goes to the ring's end."""
-        while self._ring:
-            next_id, turns = self._ring.popitem(last=False)
+    def _grant(self) -> bool:
+        """Hand a slot to the next request in the ring that may have it, which then goes to the ring's end; False where
+        there is none."""
+        while (next_id := next(filter(self._may_hold, self._ring), None)) is not None:
+            turns = self._ring.pop(next_id)
             turn = turns.popleft()
             if turns:
                 self._ring[next_id] = turns
             if not turn.done():  # done: cancelled, its task has not come round to leave yet
-                self._held[next_id] += 1
-                turn.set_result(None)
-                return
+                turn.set_result(self._hold(next_id))
+                return True
+        return False

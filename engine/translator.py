@@ -155,8 +155,8 @@ class Translator:
     async def stream(
         self, request: TranslationRequest, *, whole: bool = False
     ) -> AsyncGenerator[TranslationEvent, None]:
-        """Events in reading order. The last is `Finished`, whose text is that of all segments joined. `whole`: a segment
-        comes as one delta, for who does not wait for words.
+        """Events in reading order. The last is `Finished`, whose text is that of all segments joined. `whole`: each
+        segment comes as one delta, for who does not wait for words.
 
         Raises `RequestError` for what the caller can mend, `Overloaded` before any work when there is no room, and
         `BackendError` when a segment fails; the others are then cancelled, as they are when the reader leaves.

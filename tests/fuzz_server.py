@@ -101,6 +101,13 @@ class Sent:
     half: bool = False
 
 
+_TEXT = json.dumps({"text": "A long text for a thread. " * 2_000, "source_lang": "en", "target_lang": "fr"})
+LONG = Sent(
+    b"POST /translate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    + f"Content-Length: {len(_TEXT)}\r\n\r\n{_TEXT}".encode()
+)
+
+
 @dataclass(slots=True)
 class Found:
     sent: int = 0
@@ -385,7 +392,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=20_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, running(Path(name), "--backend", "echo") as server:
-        asyncio.run(attack(server.port, drawn(400)))  # what is made once is made
+        asyncio.run(attack(server.port, [*drawn(400), *[LONG] * AT_ONCE]))  # what is made once, threads above all
         time.sleep(2)
         before = held(server)
         found = asyncio.run(attack(server.port, drawn(arguments.messages, start=1_000)))

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +102,16 @@ def test_what_a_full_disk_refuses_is_told_and_the_rest_goes_on(url: str, monkeyp
     monkeypatch.undo()
     assert httpx.patch(f"{document}/segments/0", json=edited).status_code == 200
     assert httpx.get(f"{document}/result").text == "Une ligne."
+
+
+def test_an_upload_for_which_there_is_no_room_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(tempfile.SpooledTemporaryFile[bytes]):
+        write = full  # type: ignore[assignment]
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", Full)
+    large = {"files": {"file": ("a.txt", b"Hello. " * 300_000)}, "data": {"target_lang": "fr"}}
+    answer = httpx.post(f"{url}/documents", **large)  # type: ignore[arg-type]
+    assert (answer.status_code, answer.json()["code"]) == (507, "not_stored")
 
 
 def test_a_document_whose_disk_gets_full_ends_with_the_reason_and_goes_on_once_there_is_room(
@@ -279,15 +290,15 @@ def last_of(socket: ClientConnection) -> dict[str, Any]:
 
 def test_asked_to_stop_it_ends_what_it_can_cuts_off_the_rest_and_goes_on_with_documents_later(tmp_path: Path) -> None:
     said: list[httpx.Response] = []
-    with program(tmp_path, "--grace-seconds", "4") as (running, url):
-        document = send(url, LINES * 4)
+    with program(tmp_path, "--grace-seconds", "2") as (running, url):
+        document = send(url, LINES * 3)
         soon(lambda: httpx.get(document).json()["segments_done"] > 5)
-        fields = {**ASKED, "text": LINES * 40}
+        fields = {**ASKED, "text": LINES * 30}
         asking = threading.Thread(target=lambda: said.append(httpx.post(f"{url}/translate", json=fields, timeout=30)))
         asking.start()
         with connect(f"ws{url[4:]}/ws/translate") as short, connect(f"ws{url[4:]}/ws/translate") as long:
-            start_run(long, LINES * 40)
-            start_run(short, LINES[:1500])
+            start_run(long, LINES * 30)
+            start_run(short, LINES[:800])
             running.send_signal(signal.SIGTERM)
             soon(lambda: _says(url, 503))
             assert httpx.get(f"{url}/readyz").json()["status"] == "stopping"
@@ -303,7 +314,7 @@ def test_asked_to_stop_it_ends_what_it_can_cuts_off_the_rest_and_goes_on_with_do
     with program(tmp_path) as (_, url):
         document = f"{url}/documents/{document.rpartition('/')[2]}"
         soon(lambda: done(document), seconds=30)
-        assert httpx.get(f"{document}/result").text == LINES * 4
+        assert httpx.get(f"{document}/result").text == LINES * 3
 
 
 def test_a_second_wish_to_stop_is_obeyed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from engine.backends.late import LateBackend
 from engine.backends.local import LocalBackend
 from engine.config import Config
 from engine.errors import BackendError, DeviceLost, StartupError
+from engine.inference import batcher as batcher_module
 from engine.inference.batcher import MOST_FAILURES
 from engine.inference.sampler import GREEDY
 from engine.progress import Progress
@@ -179,6 +180,17 @@ def test_steps_that_fail_one_after_the_other_end_it_and_one_between_that_works_d
     assert not batcher.failed.done()
     ask(batcher, some_ids(8), 5).wait()
     soon(batcher.failed.done)
+
+
+def test_a_step_that_never_ends_does_not_keep_the_program_from_ending(batch, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(batcher_module, "CLOSE_SECONDS", 0.1)
+    runner, never = FalseRunner(), threading.Event()
+    batcher, runner.step = batch(runner), lambda *_: never.wait(30)
+    ask(batcher, some_ids(8), 5)
+    soon(lambda: batcher.running == 1)
+    batcher.close()
+    assert batcher._thread.is_alive()
+    never.set()
 
 
 def test_a_card_that_answers_to_nothing_is_lost(batch, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

@@ -138,3 +138,41 @@ def test_an_error_frees_the_slot():
         assert scheduler.free == 1
 
     asyncio.run(go())
+
+
+def test_where_there_are_many_slots_one_is_free_for_who_comes_new():
+    async def go():
+        scheduler, done = Scheduler(8, 10), []
+        with scheduler.admit("book"), scheduler.admit("tome"):
+            await work(scheduler, "book", done)
+            await work(scheduler, "tome", done)
+            later = [asyncio.create_task(work(scheduler, name, done, 9.0)) for name in ["book", "tome"] * 50]
+            await settle()
+            with scheduler.admit("line"):
+                assert (scheduler.free, scheduler.ahead("line")) == (1, 0)
+                await work(scheduler, "line", done)
+            assert done == ["book", "tome", "line"]
+            for task in later:
+                task.cancel()
+            await asyncio.gather(*later, return_exceptions=True)
+        assert (scheduler.free, scheduler.waiting) == (8, 0)
+
+    asyncio.run(go())
+
+
+def test_a_book_goes_on_beside_a_crowd_that_asks_line_after_line():
+    async def go():
+        scheduler, done = Scheduler(8, 100), []
+
+        async def client(name):
+            for number in range(30):
+                with scheduler.admit(f"{name}, {number}"):
+                    await work(scheduler, f"{name}, {number}", done)
+
+        with scheduler.admit("book"):
+            book = [asyncio.create_task(work(scheduler, "book", done)) for _ in range(20)]
+            await asyncio.gather(*(client(name) for name in range(40)), *book)
+        assert done.count("book") == 20
+        assert [at for at, name in enumerate(done) if name == "book"][15] < 900  # of 1,220
+
+    asyncio.run(go())

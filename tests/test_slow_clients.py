@@ -20,6 +20,7 @@ from tests.conftest import Serve, soon
 
 ASKED = {"text": "Hello there.", "source_lang": "en", "target_lang": "fr"}
 GUSH_BYTES = 1_000_000
+WAIT = "Wait for it."
 SHORT = Bounds(
     connections=40,
     of_one_address=4,
@@ -42,6 +43,7 @@ class Gushes(EchoBackend):
     async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
         self.running += 1
         try:
+            await asyncio.sleep(20 * (prompt.source == WAIT))
             for _ in range(GUSH_BYTES // 20_000 if prompt.source == ASKED["text"] else 1):
                 await asyncio.sleep(0)
                 yield TokenChunk("x" * 20_000)
@@ -51,14 +53,9 @@ class Gushes(EchoBackend):
 
 
 @pytest.fixture(scope="module")
-def gushes() -> Gushes:
-    return Gushes(slots=1)
-
-
-@pytest.fixture(scope="module")
-def url(serve: Serve, gushes: Gushes) -> str:
+def url(serve: Serve) -> str:
     ending = Ending(0, lambda: None, lambda: False, nothing)
-    return serve(gushes, slots=1, max_requests=1, serving=lambda config: Server(config, ending, SHORT))
+    return serve(Gushes(slots=1), slots=1, max_requests=1, serving=lambda config: Server(config, ending, SHORT))
 
 
 @pytest.fixture
@@ -116,6 +113,13 @@ def test_a_connection_on_which_nothing_is_asked_is_closed(raw: socket.socket) ->
     assert rest_of(raw) == b""
 
 
+def test_a_connection_kept_by_empty_lines_is_closed(raw: socket.socket) -> None:
+    raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert raw.recv(65536).startswith(b"HTTP/1.1 200 ")
+    raw.sendall(b"\r\n")
+    rest_of(raw)
+
+
 def test_a_head_that_comes_byte_by_byte_is_given_up_with_a_sentence(raw: socket.socket) -> None:
     said = trickle(raw, b"GET / HTTP/1.1\r\nHost: " + b"x" * 500)
     assert said.startswith(b"HTTP/1.1 408 ")
@@ -139,22 +143,24 @@ def test_a_long_body_may_take_its_time(raw: socket.socket) -> None:
 
 @pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
 def test_a_head_without_end_is_refused(raw: socket.socket, start: bytes) -> None:
-    raw.sendall(start + b"x" * HEAD_BYTES)
+    raw.sendall(start)
+    time.sleep(0.1)
+    raw.sendall(b"x" * (HEAD_BYTES + 1))
     assert rest_of(raw).startswith(b"HTTP/1.1 431 ")
 
 
-def test_a_reader_of_a_stream_that_takes_nothing_is_cut_off(raw: socket.socket, url: str, gushes: Gushes) -> None:
+def test_a_reader_of_a_stream_that_takes_nothing_is_cut_off(raw: socket.socket, url: str) -> None:
     raw.sendall(request(stream=True))
-    soon(lambda: gushes.running == 1)
+    soon(lambda: not idle(url))
     assert httpx.post(f"{url}/translate", json=ASKED).status_code == 503  # it holds the only place
-    soon(lambda: gushes.running == 0 and idle(url))
+    soon(lambda: idle(url))
 
 
-def test_a_socket_whose_reader_takes_nothing_is_cut_off(url: str, gushes: Gushes) -> None:
+def test_a_socket_whose_reader_takes_nothing_is_cut_off(url: str) -> None:
     with connect(f"ws{url[4:]}/ws/translate", max_queue=1, compression=None, close_timeout=0.1) as client:
         client.send(json.dumps({"type": "start", "id": "r", **ASKED}))
-        soon(lambda: gushes.running == 1)
-        soon(lambda: gushes.running == 0 and idle(url))
+        soon(lambda: not idle(url))
+        soon(lambda: idle(url))
 
 
 def test_a_reader_who_is_slow_but_reads_gets_all(raw: socket.socket) -> None:
@@ -170,13 +176,13 @@ def test_a_reader_who_is_slow_but_reads_gets_all(raw: socket.socket) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_resets_its_connection_frees_its_place_at_once(
-    raw: socket.socket, url: str, gushes: Gushes, stream: bool
+    raw: socket.socket, url: str, stream: bool
 ) -> None:
-    raw.sendall(request(stream=stream))
-    soon(lambda: gushes.running == 1)
+    raw.sendall(request(stream=stream, text=WAIT))
+    soon(lambda: not idle(url))
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     raw.close()
-    soon(lambda: gushes.running == 0 and idle(url), seconds=0.8)
+    soon(lambda: idle(url))
 
 
 def test_more_connections_than_there_may_be_are_closed_at_once(url: str) -> None:

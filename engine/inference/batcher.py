@@ -23,6 +23,7 @@ from engine.types import FinishReason, Sampling
 
 CROWD = 4  # who wait, at the least, to be let in at full speed; fewer come in beside those who run
 MOST_FAILURES = 3  # of steps one after the other, each with other requests: then it is not the requests
+CLOSE_SECONDS = 10.0  # for the step under way; one that takes longer may never come back, and is left
 GOOD_STEPS = 1_000  # after which twice as many may run again: 5 to 50 s after a device had no room
 
 # How a RuntimeError says that there is no memory, where it is not `torch.OutOfMemoryError`
@@ -163,7 +164,7 @@ class Batcher:
         with self._lock:
             self._closed = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         broken: BackendError | None = None

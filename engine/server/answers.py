@@ -324,7 +324,7 @@ EVERYWHERE = refusals(
 )
 TRANSLATED: dict[str, Any] = {
     "model": TranslateAnswer,
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},  # where `stream` is true
+    "content": {"text/event-stream": {}},  # where `stream` is true
     "description": "The translation; with `stream` the messages of the WebSocket, one after each `data:`",
 }
 

@@ -86,11 +86,13 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._since is not None and self._came > HEAD_BYTES + CHUNK_OVERHEAD * self._body:
             self._refuse(431, "head_too_large", f"The request has more than {HEAD_BYTES // 1024} KiB beside its body.")
+        elif self._since is None and self.cycle and self.cycle.response_complete and not self.timeout_keep_alive_task:
+            self._since = self.loop.time()  # an empty line between two requests has ended uvicorn's patience
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._since, self._heading = self.loop.time(), True
-        self._came = self._body = 0
+        self._came, self._body = 1, 0  # what else of it came at once counts for nothing
 
     def on_headers_complete(self) -> None:
         self._since, self._heading = self.loop.time(), False

@@ -1,6 +1,7 @@
 """Every way a request can fail, said as {"error": sentence, "code": word}, or as the service whose address was asked
 says it. Knows HTTP, not what was asked."""
 
+import errno
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -10,11 +11,12 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from engine.errors import TryLater, YiwenError
+from engine.errors import NotStored, TryLater, YiwenError
 from engine.log import request_id
 
 Said = Mapping[str, str]  # {"error": sentence, "code": word}
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
 _UNFORESEEN = "Yiwen made a mistake; its log says more."
 _SENTENCES = {
     404: "Nothing is at this address; see /openapi.json for what there is.",
@@ -81,6 +83,7 @@ _SHAPES: dict[str, Callable[[Said, int], tuple[dict[str, Any], int]]] = {  # by 
 def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(YiwenError, _ours)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(OSError, _of_the_disk)
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -94,6 +97,14 @@ async def _http(request: Request, error: Exception) -> Response:
     sentence = _SENTENCES.get(error.status_code, error.detail).replace("{method}", request.method)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     return _response(request.scope, {"error": sentence, "code": code}, error.status_code, error.headers)
+
+
+async def _of_the_disk(request: Request, error: Exception) -> Response:
+    """An upload that found no room, say, where nobody has said so in better words."""
+    if not isinstance(error, OSError) or error.errno not in _DISK:
+        raise error
+    refused = NotStored(f"The disk of the server refused this ({error.strerror}); see to its temporary folder.")
+    return answer(refused, request.scope)
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:

@@ -82,6 +82,9 @@ class SelfTest:
                     progress.fail(trouble)
                     log.error(trouble)
                     return
+        except Overloaded:  # a model that comes again finds many waiting for it
+            await asyncio.sleep(RETRY_SECONDS)
+            return await self.run()
         except Exception as error:  # the background task ends here: whatever it was, the server is not ready
             log.exception("the self-test failed")
             progress.fail(f"The self-test failed: {error}")

@@ -388,8 +388,8 @@ def _read(data: object, model: type[AnyFields]) -> tuple[JsonObject, AnyFields]:
 
 def _sampling(data: JsonObject) -> Sampling:
     given = {name: data[name] for name in _SAMPLING if data.get(name) is not None}
-    if isinstance(seed := given.get("seed"), int) and seed < 0:
-        given["seed"] = seed % 2**63  # theirs may be below zero
+    if isinstance(seed := given.get("seed"), int):
+        given["seed"] = seed % 2**53  # theirs may be below zero, and larger
     return Sampling(**questions.read_fields(given, questions.SamplingFields, strict=False).model_dump())
 
 

@@ -52,7 +52,9 @@ class SamplingFields(BaseModel):
     top_p: float | None = Field(default=None, gt=0, le=1, description="a number above 0, at most 1")
     top_k: int | None = Field(default=None, ge=0, le=1000, description="a whole number from 0 (no limit) to 1000")
     repetition_penalty: float | None = Field(default=None, gt=0, le=2, description="a number above 0, at most 2")
-    seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="a whole number from 0 to 2^63 - 1")
+    seed: int | None = Field(  # as large as every reader of JSON can tell it from the next
+        default=None, ge=0, le=2**53 - 1, description="a whole number from 0 to 2^53 - 1"
+    )
 
 
 class TermFields(BaseModel):
@@ -128,7 +130,11 @@ class TranslateFields(Fields):
                     "glossary": {"混元": "HunYuan"},
                     "sampling": {"temperature": 0.7, "seed": 1},
                 },
-            ]
+            ],
+            "not": {  # a stream carries one text
+                "required": ["stream"],
+                "properties": {"stream": {"const": True}, "text": {"type": "array"}},
+            },
         },
     )
 
@@ -292,7 +298,7 @@ def read_fields(data: object, model: type[AnyFields], max_terms: int = MAX_TERMS
     fields = _without_nulls(data)
     # These before pydantic's turn: it would list every one of a million small mistakes, which takes it ten seconds.
     # An unknown name goes first also since it is often the misspelt form of one that is missing.
-    _refuse_unknown(fields, model)
+    _refuse_unknown(data, model)
     if isinstance(sampling := fields.get("sampling"), dict):
         _refuse_unknown(sampling, SamplingFields)
     for name in ("glossary", "terms"):

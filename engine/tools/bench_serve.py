@@ -277,14 +277,14 @@ async def _crowd(server: _Server, clients: int, seconds: float) -> dict[str, Any
                         answer.first = time.perf_counter() - asked
                         if run % TAKEN_BACK_EVERY == 0:
                             await sock.send(json.dumps({"type": "cancel", "id": f"r{run}"}))
-                end = answer.end["type"]
+                end, right = answer.end["type"], server.is_right(text, answer.text)
                 while end == "done" and run % TAKEN_BACK_EVERY == 0 and answer.end["type"] != "cancelled":
                     answer.end = json.loads(await sock.recv())  # it was done before it was cancelled
                 if end == "error" and answer.end["code"] in ("overloaded", "too_many_requests"):
                     ends["refused"] += 1
                     await asyncio.sleep(dice.random())
                     continue
-                wrong = end == "error" or (end == "done" and not server.is_right(text, answer.text))
+                wrong = end == "error" or (end == "done" and not right)
                 ends["wrong" if wrong else end] += 1
                 finished[number] += 1
                 first.append(answer.first)
