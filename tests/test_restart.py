@@ -103,7 +103,7 @@ def test_a_document_waits_and_goes_on(serve: Serve) -> None:
     document = f"{url}/documents/{sent.json()['id']}"
     soon(lambda: httpx.get(document).json()["segments_done"] > 5)
     lives.fail()
-    soon(lambda: httpx.get(document).json()["status"] == "done")
+    soon(lambda: httpx.get(document).json()["status"] == "done", seconds=40)
     assert httpx.get(f"{document}/result").text == LINES
 
 
