@@ -80,12 +80,14 @@ class _Candidate:
 
 
 class Attempts:
-    """All that is tried for one segment of a request. `source` is the code of its language."""
+    """All that is tried for one segment of a request. `source` is the code of its language; `first`: see `Prompt`."""
 
-    def __init__(self, backend: Backend, request: TranslationRequest, source: str, segment: Segment) -> None:
+    def __init__(
+        self, backend: Backend, request: TranslationRequest, source: str, segment: Segment, *, first: bool = False
+    ) -> None:
         self._backend, self._request, self._source, self._segment = backend, request, source, segment
         self._whole_source = kept.source(segment)
-        self._greedy = replace(request.sampling, temperature=0.0)
+        self._is_first = first
         self._tokens = 0
         self._said = ""  # of what was passed on
 
@@ -133,6 +135,9 @@ class Attempts:
             await _drained(self._in_parts(answer, pieces))
             best = self._judged(answer.text, answer, _TRANSLATED_APART)
         yield self._translated(best)
+
+    def _greedy(self) -> Sampling:
+        return replace(self._request.sampling, temperature=0.0)
 
     def _passed_on(self, text: str) -> str:
         self._said += text
@@ -191,7 +196,7 @@ class Attempts:
             return None
         tags = in_place.with_pairs(segment.tags, targets)
         asked = replace(segment, text=text, tokens=self._backend.count_tokens(text), tags=tags)
-        ask = Ask(prompts.with_marks(info.family, target, text), wrapped=True, sampling=self._greedy)
+        ask = Ask(prompts.with_marks(info.family, target, text), wrapped=True, sampling=self._greedy())
         if not self._fits(ask, asked):
             return None
         answer = Answer(ask.wrapped)
@@ -212,7 +217,7 @@ class Attempts:
         )
         match remedy:
             case "template":
-                return asks[1]._replace(sampling=self._greedy) if len(asks) > 1 else None
+                return asks[1]._replace(sampling=self._greedy()) if len(asks) > 1 else None
             case "missed":
                 missed = [Term(term.source, term.target) for term in best.terms if term.applied < term.count]
                 if not (terms := self._that_fit(missed)):
@@ -251,7 +256,7 @@ class Attempts:
         elif self._request.style and family in prompts.STYLED:
             styled = Ask(prompts.with_style(family, self._source, target, self._request.style, text))
             ask = styled if self._fits(styled, part) else ask
-        else:
+        elif part.context or part.before:
             for context, before in (("", part.before), (part.context, ""), (part.context, part.before)):
                 if shown := _joined(context, before):
                     said = prompts.with_context(family, target, shown, text)
@@ -298,7 +303,7 @@ class Attempts:
         """Fills `answer`; one that goes round in circles is stopped, and has no `finish`."""
         # without room it is 1, and the backend says how long its prompt may be
         most = max(1, min(self._wanted(part), self._room(ask)))
-        prompt = Prompt(ask.text, part.text, most, ask.sampling or self._request.sampling)
+        prompt = Prompt(ask.text, part.text, most, ask.sampling or self._request.sampling, self._is_first)
         watch = LoopWatch(part.text) if self._backend.info.translates else None
         async with aclosing(self._backend.stream(prompt)) as chunks:
             async for chunk in chunks:

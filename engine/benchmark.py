@@ -67,7 +67,7 @@ class Benchmark:
         if self._scheduler.has(RUN_ID):
             raise BenchmarkRunning("A benchmark is running already; wait a few seconds until it is done.")
         info = self._backend.info
-        with self._scheduler.admit(RUN_ID, all_slots=True):
+        with self._scheduler.admit(RUN_ID):
             yield self._points(info, seconds)
 
     async def _points(self, info: ModelInfo, seconds: float) -> AsyncGenerator[Point, None]:

@@ -4,9 +4,12 @@ A line may carry `fields`, a mapping of names to plain values (`extra={"fields":
 came up.
 """
 
+import asyncio
+import io
 import json
 import logging
 import re
+import sys
 import time
 import traceback
 import warnings
@@ -15,6 +18,7 @@ from copy import copy
 from types import TracebackType
 from typing import Any, TextIO
 
+MOMENT_SECONDS = 0.02
 LINES = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # What these say comes from the machine and its libraries, which are given numbers and names of files; others may quote
 # what somebody sent.
@@ -33,12 +37,20 @@ class Formatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__(LINES)
+        self._stamp = (0, "")  # the last second, and how it is written
 
     def format(self, record: logging.LogRecord) -> str:
         if record.exc_info or record.exc_text:
             record = copy(record)
             record.exc_text = None  # as another handler has written it
         return super().format(record)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        second, said = self._stamp
+        if second != int(record.created):
+            second, said = int(record.created), time.strftime(self.default_time_format, time.localtime(record.created))
+            self._stamp = (second, said)
+        return f"{said},{int(record.msecs):03d}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         told = _told(record)
@@ -65,12 +77,50 @@ class JsonFormatter(Formatter):
         return _ENCODER.encode(said)
 
 
+class Together(logging.StreamHandler[io.StringIO]):
+    """Writes what is said within a moment on an event loop at once: to write costs more than to say it. What warns
+    does not wait, and all that waits is written before it."""
+
+    def __init__(self, to: TextIO) -> None:
+        super().__init__(io.StringIO())
+        self._to = to
+        self._loop: asyncio.AbstractEventLoop | None = None  # that will write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        if record.levelno >= logging.WARNING:
+            self._write()
+
+    def flush(self) -> None:
+        """Called for each line, and when the program ends."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return self._write()
+        if loop is not self._loop:
+            self._loop = loop
+            loop.call_later(MOMENT_SECONDS, self._write)
+
+    def _write(self) -> None:
+        self.acquire()
+        try:
+            self._loop = None
+            if said := self.stream.getvalue():
+                self.stream = io.StringIO()
+                self._to.write(said)
+                self._to.flush()
+        finally:
+            self.release()
+
+
 def start(level: str, form: str = "text") -> None:
     """Everything that logs or warns comes the same way."""
-    handler = logging.StreamHandler()
+    handler = Together(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else Formatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line says them, each costs time
+    # no line says these, and each costs time
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # where a line is said; so Python's own guide to the speed of logging
     warnings.showwarning = _warned
 
 

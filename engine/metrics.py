@@ -175,17 +175,7 @@ class Metrics:
         with self.run() as run:
             async with aclosing(events):
                 async for event in events:
-                    match event:
-                        case TextDelta():
-                            run.spoke()
-                        case Translated():
-                            run.spoke(event.tokens)
-                        case Started():
-                            run.started()
-                        case Finished():
-                            run.finished(
-                                event.segments, event.input_tokens, event.output_tokens, event.terms, event.warnings
-                            )
+                    run.take(event)
                     yield event
 
     def run(self) -> "Running":
@@ -210,10 +200,11 @@ class Metrics:
                 self._first_text_spread.add(now - run.began)
 
     def count_finished(self, run: Run, terms: Iterable[TermResult], warnings: Iterable[Warning]) -> None:
-        seconds = self.clock() - run.began
+        now = self.clock()
+        seconds = now - run.began
         run.outcome = DONE
         with self._lock:
-            self._rate.add(self.clock(), max(0, run.output_tokens - run.told))
+            self._rate.add(now, max(0, run.output_tokens - run.told))
             self._segments += run.segments
             self._input_tokens += run.input_tokens
             self._output_tokens += run.output_tokens
@@ -314,6 +305,18 @@ class Running:
     def __enter__(self) -> Self:
         self._run = self._metrics.begin()
         return self
+
+    def take(self, event: TranslationEvent | DocumentEvent) -> None:
+        """What one event of a stream tells."""
+        match event:
+            case TextDelta():
+                self.spoke()
+            case Translated():
+                self.spoke(event.tokens)
+            case Started():
+                self.started()
+            case Finished():
+                self.finished(event.segments, event.input_tokens, event.output_tokens, event.terms, event.warnings)
 
     def started(self) -> None:
         self._run.started = self._metrics.clock()

@@ -1,8 +1,8 @@
 """Who goes next: requests are admitted or refused, then take turns, a segment each. Knows no text and no model.
 
 Batching of tokens is the backend's; fairness between requests is ours. The waiting stand in a ring of per-request
-queues, so that a line never waits behind a book; and where there are many slots a few are for those who come new, so
-that it does not wait for a segment of one either.
+queues, so that a line never waits behind a book; and where there are many slots a few are kept for those who come new,
+so that it does not wait for a segment of one either. Until somebody comes they are lent.
 """
 
 import asyncio
@@ -14,11 +14,12 @@ from engine.errors import Overloaded, Stopping
 
 STOPPING = "Yiwen is being stopped and takes nothing new; try again in a minute."
 STOPPING_SECONDS = 20  # after which it may be up again
-SLOTS_PER_NEW = 8  # of so many slots one is for the first segments of requests
+SLOTS_PER_NEW = 8  # of so many slots one is kept for the first segments of requests
 
 
 class Scheduler:
-    """`slots` segments run at once; `max_requests` requests are running or waiting at once.
+    """`slots` segments run at once, and as many more first ones as kept slots are lent: for these the backend lets a
+    later one wait (`Prompt.first`). `max_requests` requests are running or waiting at once.
 
     Requests that share an id share their turns, so an id should belong to one request. For one event loop only.
     """
@@ -32,7 +33,6 @@ class Scheduler:
         self._admitted: Counter[str] = Counter()
         self._held: Counter[str] = Counter()  # slots in use, by request
         self._begun: set[str] = set()  # of those admitted, who has had a slot
-        self._unbound: set[str] = set()  # and who may have all slots
         self._later = 0  # slots in use by segments that are no request's first
         self._ring: OrderedDict[str, deque[asyncio.Future[bool]]] = OrderedDict()  # never empty queues
 
@@ -50,7 +50,7 @@ class Scheduler:
     @property
     def free(self) -> int:
         """Slots that nobody uses; while there is one, nobody waits for a first segment."""
-        return self.slots - self._held.total()
+        return max(0, self.slots - self._held.total())
 
     @property
     def waiting(self) -> int:
@@ -67,9 +67,8 @@ class Scheduler:
         return self._admitted[request_id] > 0
 
     @contextmanager
-    def admit(self, request_id: str, *, all_slots: bool = False) -> Iterator[None]:
-        """Let a request in for the length of the `with` block, or raise `Overloaded` before any work is done.
-        `all_slots`: it may have also those that are kept for who comes new."""
+    def admit(self, request_id: str) -> Iterator[None]:
+        """Let a request in for the length of the `with` block, or raise `Overloaded` before any work is done."""
         if self._closed:
             raise Stopping(STOPPING, STOPPING_SECONDS)
         if self.requests >= self.max_requests:
@@ -78,8 +77,6 @@ class Scheduler:
                 f"{self.max_requests} at once; try again in a few seconds."
             )
         self._admitted[request_id] += 1
-        if all_slots:
-            self._unbound.add(request_id)
         try:
             yield
         finally:
@@ -87,11 +84,10 @@ class Scheduler:
             if not self._admitted[request_id]:
                 del self._admitted[request_id]
                 self._begun.discard(request_id)
-                self._unbound.discard(request_id)
 
     def ahead(self, request_id: str) -> int:
         """How many other requests hold a slot or wait before this one; 0 when a slot is free for it."""
-        if self.free or request_id in self._held:
+        if self._may_hold(request_id) or request_id in self._held:
             return 0
         before = set(self._held)
         for waiting_id in self._ring:
@@ -101,11 +97,12 @@ class Scheduler:
         return len(before - {request_id})
 
     @asynccontextmanager
-    async def slot(self, request_id: str) -> AsyncIterator[None]:
-        """Wait for this request's turn and hold a slot for the length of the `async with` block."""
+    async def slot(self, request_id: str) -> AsyncIterator[bool]:
+        """Wait for this request's turn and hold a slot for the length of the `async with` block; whether it is its
+        first."""
         later = await self._acquire(request_id)
         try:
-            yield
+            yield not later
         finally:
             self._release(request_id, later)
 
@@ -125,14 +122,14 @@ class Scheduler:
             raise
 
     def _may_hold(self, request_id: str) -> bool:
-        later = request_id in self._begun
-        return self.free > 0 and not (later and self._later >= self.slots - self.slots // SLOTS_PER_NEW)
+        lent = 0 if request_id in self._begun else self._later - (self.slots - self.slots // SLOTS_PER_NEW)
+        return self._held.total() < self.slots + max(0, lent)
 
     def _hold(self, request_id: str) -> bool:
         later = request_id in self._begun
         self._held[request_id] += 1
         self._later += later
-        if request_id in self._admitted and request_id not in self._unbound:
+        if request_id in self._admitted:
             self._begun.add(request_id)
         return later
 

@@ -162,7 +162,8 @@ class Translator:
         `BackendError` when a segment fails; the others are then cancelled, as they are when the reader leaves.
         """
         began_seconds = perf_counter()
-        with self._admitted(request) as request:
+        request = self._own(request)
+        with self._scheduler.admit(request.id):
             read = await self._read(request)
             job, document, parser = read.job, read.document, read.parser
             output = Output(job, document, parser, request.target)
@@ -329,9 +330,9 @@ class Translator:
         request_id, said, made = new_id(), list[str](), 0
         warnings: tuple[Warning, ...] = ()
         with self._scheduler.admit(request_id):
-            async with self._scheduler.slot(request_id):
+            async with self._scheduler.slot(request_id) as first:
                 yield Started(1, UNDETERMINED)
-                prompt = Prompt(text, text, min(max_tokens or most, most - tokens), sampling)
+                prompt = Prompt(text, text, min(max_tokens or most, most - tokens), sampling, first)
                 try:
                     async with aclosing(self._backend.stream(prompt)) as chunks:
                         async for chunk in chunks:
@@ -357,17 +358,20 @@ class Translator:
 
     @contextmanager
     def _admitted(self, request: TranslationRequest) -> Iterator[TranslationRequest]:
-        """Let a request in whose text is its own; it is checked."""
-        if not request.text:
-            raise EmptyText("There is no text to translate; send at least one word.")
-        request = self.checked(request, [request.text])
+        request = self._own(request)
         with self._scheduler.admit(request.id):
             yield request
+
+    def _own(self, request: TranslationRequest) -> TranslationRequest:
+        """A request whose text is its own, checked."""
+        if not request.text:
+            raise EmptyText("There is no text to translate; send at least one word.")
+        return self.checked(request, [request.text])
 
     async def _read(self, request: TranslationRequest) -> _Read:
         markup: Markup = format_of(request.text) if request.format == "auto" else request.format
         parser = parser_for(markup, request.tags, request.split)
-        parser = parser._replace(write=remembering(parser.write))  # what is sent is verified after
+        parser = Parser(parser.parse, remembering(parser.write), parser.escape)  # what is sent is verified after
         document = await _aside(request, parser.parse, request.text)
         return _Read(request, markup, parser, document, await self._prepared(request, document.blocks))
 
@@ -387,6 +391,17 @@ class Translator:
         started = Started(len(job.segments), job.source, job.detection)
         if not job.segments:
             yield started
+        if whole and len(job.segments) == 1:  # nobody reads ahead of it, so it needs no task of its own
+            lane = _Lane(job.segments[0], whole)
+            async with self._scheduler.slot(request.id) as first:
+                yield started
+                await self._work(request, job.source, lane, first)
+            if isinstance(last := lane.said.pop(), YiwenError):
+                raise last
+            assert isinstance(last, Translated), "an attempt ends with what became of it, or why it failed"
+            yield _Began(lane.segment)
+            yield last
+            return
         upcoming = iter(job.segments)
         lanes: deque[_Lane] = deque()
         try:
@@ -469,20 +484,24 @@ class Translator:
         return lane
 
     async def _attempt(self, request: TranslationRequest, source: str, lane: _Lane) -> None:
-        attempts = Attempts(self._backend, request, source, lane.segment)
+        async with self._scheduler.slot(request.id) as first:
+            lane.say(_Turn())
+            await self._work(request, source, lane, first)
+
+    async def _work(self, request: TranslationRequest, source: str, lane: _Lane, first: bool) -> None:
+        """What is said in a lane, in its turn: the last is what became of the segment, or why it failed."""
         try:
-            async with self._scheduler.slot(request.id):
-                lane.say(_Turn())
-                made = 0  # deltas: of what is cut short nobody counts the tokens
-                try:
-                    async with aclosing(attempts.run()) as answer:
-                        async for said in answer:
-                            made += 1
-                            lane.outcome = said if isinstance(said, Translated) else None
-                            if lane.outcome or not lane.whole:
-                                lane.say(said)
-                finally:
-                    self.spent(lane.segment.tokens + (lane.outcome.tokens if lane.outcome else made))
+            attempts = Attempts(self._backend, request, source, lane.segment, first=first)
+            made = 0  # deltas: of what is cut short nobody counts the tokens
+            try:
+                async with aclosing(attempts.run()) as answer:
+                    async for said in answer:
+                        made += 1
+                        lane.outcome = said if isinstance(said, Translated) else None
+                        if lane.outcome or not lane.whole:
+                            lane.say(said)
+            finally:
+                self.spent(lane.segment.tokens + (lane.outcome.tokens if lane.outcome else made))
         except YiwenError as error:
             lane.say(error)
         except Exception as error:  # the end of a task: without this the reader would wait for ever

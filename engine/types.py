@@ -6,8 +6,8 @@ Up: `TokenChunk` → `Translated` → `TextDelta` → `Finished`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Literal
-from uuid import uuid4
 
 Format = Literal["auto", "text", "html", "markdown", "xml"]
 Family = Literal["hy-mt1.5", "hy-mt2"]  # which of Tencent's prompt templates a checkpoint was trained on
@@ -20,7 +20,7 @@ Skeleton = tuple[str | int, ...]  # source that is copied as it is, and the plac
 
 
 def new_id() -> str:
-    return uuid4().hex[:12]
+    return token_hex(6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +200,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One user turn for the model. `source` is the part of `text` that is to be translated."""
+    """One user turn for the model. `source` is the part of `text` that is to be translated. `first`: its request has
+    been answered nothing yet, so it goes before those of others."""
 
     text: str
     source: str
     max_new_tokens: int
     sampling: Sampling = Sampling()
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import select
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from socket import create_connection
 
 import httpx
 import pytest
@@ -26,7 +28,8 @@ from ui.blocks import mount
 
 KEY, OTHER = "correct-horse-battery", "another-horse-stable"
 ASKS = {"text": "Hello.", "source_lang": "en", "target_lang": "de"}
-OPEN = {"/healthz", "/readyz", "/health", "/login", "/languages", "/frontend/settings", "/download_file/{name}"}
+OPEN = {"/healthz", "/readyz", "/health", "/login", "/languages", "/frontend/settings"}
+OPEN |= {"/download_file/{name}", "/download_file/{rest:path}"}
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +144,45 @@ def test_a_key_comes_in_a_body_which_the_service_still_reads(url: str) -> None:
     assert httpx.post(f"{url}/documents", data={"api_key": KEY}).status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data; boundary=b", b"name=api_key\r\n" * 70_000),
+        ("multipart/form-data; boundary=b", b"name=api_key\r\nContent-" * 40_000),
+        ("application/x-www-form-urlencoded", b"api_key=" + b"%" * 1_000_000),
+        ("application/json", b'{"api_key"' + b" " * 1_000_000),
+    ],
+)
+def test_to_look_for_a_key_in_a_body_takes_no_minute(url: str, kind: str, body: bytes) -> None:
+    assert httpx.post(f"{url}/translate", content=body, headers={"Content-Type": kind}).status_code == 401
+
+
+def test_bodies_of_nobody_known_fill_no_memory(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.server.auth.MOST_HELD", 100_000)
+    begun = b"POST /translate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n\r\n" + b"a" * 40_000
+    with ExitStack() as opened:
+        address = url.removeprefix("http://").split(":")
+        slow = [opened.enter_context(create_connection((address[0], int(address[1])))) for _ in range(4)]
+        for one in slow:
+            one.sendall(begun)
+        refused, _, _ = select.select(slow, [], [], 9)
+        assert refused[0].recv(12) == b"HTTP/1.1 401"
+        asks = {"q": "Hello.", "source": "en", "target": "de", "api_key": KEY}
+        assert httpx.post(f"{url}/translate", data=asks).status_code == 200
+
+
+def test_no_cache_on_the_way_keeps_what_was_for_one_key(url: str) -> None:
+    kept = {
+        name: httpx.get(f"{url}{path}", headers=headers).headers.get("Cache-Control")
+        for name, path, headers in [
+            ("with", "/glossaries", {"X-API-Key": KEY}),
+            ("without", "/healthz", {}),
+            ("its own", "/login", {"X-API-Key": KEY}),
+        ]
+    }
+    assert kept == {"with": "private", "without": None, "its own": "no-store"}
+
+
 @pytest.mark.parametrize("query", ["", "?api_key=wrong-key-wrong-key"])
 def test_a_socket_without_a_key_is_never_accepted(url: str, query: str) -> None:
     with pytest.raises(InvalidStatus, match="403"):
@@ -151,9 +193,9 @@ def test_a_socket_brings_its_key_in_the_address_or_a_header(url: str) -> None:
     address = f"{url.replace('http', 'ws')}/ws/translate"
     ways = [(f"{address}?api_key={KEY}", {}), (address, {"Authorization": f"Bearer {KEY}"})]
     for where, headers in ways:
-        with connect(where, additional_headers=headers) as socket:
-            socket.send('{"type": "ping"}')
-            assert json.loads(socket.recv()) == {"type": "pong"}
+        with connect(where, additional_headers=headers) as opened:
+            opened.send('{"type": "ping"}')
+            assert json.loads(opened.recv()) == {"type": "pong"}
 
 
 @contextmanager
@@ -169,13 +211,13 @@ def test_a_key_that_is_taken_away_ends_its_cookies_and_its_sockets(serve: Serve,
     url = serve(EchoBackend(), config=Config(api_keys=str(keys)))
     with signed_in(url, KEY) as anna, signed_in(url, OTHER) as bert:
         cookie = "; ".join(f"{name}={value}" for name, value in anna.cookies.items())
-        with connect(f"{url.replace('http', 'ws')}/ws/translate", additional_headers={"Cookie": cookie}) as socket:
-            socket.send('{"type": "ping"}')
-            assert json.loads(socket.recv()) == {"type": "pong"}
+        with connect(f"{url.replace('http', 'ws')}/ws/translate", additional_headers={"Cookie": cookie}) as opened:
+            opened.send('{"type": "ping"}')
+            assert json.loads(opened.recv()) == {"type": "pong"}
             keys.write_text(f"anna:{KEY}-anew\nbert:{OTHER}\n")
             soon(lambda: anna.get("/system").status_code == 401)
             with pytest.raises(ConnectionClosed):
-                socket.recv(timeout=9)
+                opened.recv(timeout=9)
         assert bert.get("/system").status_code == 200
 
 

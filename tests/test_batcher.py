@@ -29,10 +29,10 @@ FAR = 400  # tokens of an answer that nobody waits for the end of
 class Answer:
     """Hears what one generation is told. `then` is called on the generation thread after each telling."""
 
-    def __init__(self, prompt, max_new_tokens=20, sampling=GREEDY, then=None):
+    def __init__(self, prompt, max_new_tokens=20, sampling=GREEDY, then=None, first=False):
         self.tokens, self.finish, self.error, self.told_after = [], None, None, 0
         self.then, self.done = then, threading.Event()
-        self.generation = Generation(prompt, max_new_tokens, sampling, self.tell)
+        self.generation = Generation(prompt, max_new_tokens, sampling, self.tell, first)
 
     def tell(self, token, finish, error):
         self.told_after += self.done.is_set()
@@ -509,6 +509,55 @@ def test_fewer_than_run_are_no_crowd_and_few_prompts_come_at_once(batch):
     assert [each.wait() for each in running] == [solo(some_ids(5, seed), 60) for seed in range(12)]
     assert [each.wait() for each in late] == [solo(some_ids(9, seed), 5) for seed in range(20, 31)]
     assert [tokens for tokens, rows in runner.launched if tokens and rows] == [[9] * BESIDE_CHUNKS] * 2 + [[9] * 3]
+
+
+def with_late(batch, runner, late):
+    """Those answers are asked while a long one and a prompt that is in by half are in the batch; the steps after."""
+    batcher, begun = batch(runner), []
+
+    def then(answer):
+        if len(answer.tokens) == 3:
+            ask(batcher, some_ids(50, 98), 4)
+        if len(answer.tokens) == 4:
+            begun.append(len(runner.launched))
+            for each in late:
+                batcher.submit(each.generation)
+
+    assert ask(batcher, some_ids(5, 99), 60, then=then).wait() == solo(some_ids(5, 99), 60)
+    for each in late:
+        assert each.wait() == solo(each.generation.prompt, each.generation.max_new_tokens)
+    return runner.launched[begun[0] :]
+
+
+def test_a_first_prompt_comes_in_before_the_rest_and_on_the_cpu_before_the_next_token_of_who_runs(batch):
+    def late():
+        return [Answer(some_ids(9, 1), 4), Answer(some_ids(30, 2), 4, first=True)]
+
+    steps = with_late(batch, FalseRunner(pages=100, ahead=False, beside=20), late())
+    assert steps[:3] == [([20], 0), ([10, 10], 1), ([20], 2)]  # 30 that are first, 50 of which 20 were in, then 9
+    steps = with_late(batch, FalseRunner(pages=100, ahead=True, beside=20), late())
+    assert [tokens for tokens, _ in steps[:2]] == [[20], [10, 10]]
+    assert all(rows for _, rows in steps[:2])
+
+
+def test_a_first_prompt_that_finds_no_slot_has_that_of_who_came_last_and_all_are_answered(batch, ahead):
+    batcher, late, ended = batch(FalseRunner(slots=2, ahead=ahead)), [], []
+
+    def then(answer):
+        if len(answer.tokens) == 5:
+            late.extend(ask(batcher, some_ids(9, seed), 6, first=True) for seed in range(2))
+        if answer.finish:
+            ended.append(sum(each.done.is_set() for each in late))
+
+    running = [Answer(some_ids(5, 20 + seed), 60, then=then if seed else None) for seed in range(2)]
+    with batcher._wake:
+        batcher._waiting += [each.generation for each in running]
+        batcher._wake.notify()
+    assert [each.wait() for each in running] == [solo(some_ids(5, 20 + seed), 60) for seed in range(2)]
+    assert [each.wait() for each in late] == [solo(some_ids(9, seed), 6) for seed in range(2)]
+    assert ended == [2]
+    assert batcher.counts.preempted == 2
+    at_rest(batcher)
 
 
 def test_prompts_that_begin_alike_are_computed_once_those_of_one_step_too(batch, ahead):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import stat
 import sys
 from pathlib import Path
@@ -57,6 +58,15 @@ def test_a_server_does_not_start_without_keys(path: Path, content: bytes | None,
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=said):
         Keys(path)
+
+
+def test_nobody_waits_for_a_keys_file_that_has_become_a_pipe(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.write_text(f"anna:{PLAIN}\n")
+    keys = Keys(path, Clock())
+    path.unlink()
+    os.mkfifo(path)
+    assert keys.find(PLAIN)
+    assert "is a folder or a pipe" in caplog.text
 
 
 def test_keys_are_found_with_their_limits(path: Path) -> None:

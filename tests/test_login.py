@@ -32,8 +32,13 @@ def test_a_reader_signs_in_works_and_signs_out(chromium: Browser, address: str) 
         page.keyboard.press("Enter")
         expect(page.locator("body")).to_have_attribute("data-ready", "true")
         expect(page.locator(BOX)).to_have_text("Hello.")
+        wrong: list[object] = []
+        page.on("pageerror", lambda error: wrong.append(error))
         context.clear_cookies()
+        page.locator("#yw-source textarea").fill("Hello again.")
         expect(page.locator("#yw-signed-out")).to_contain_text("Sign in again")
+        expect(page.locator("#yw-meter")).not_to_contain_text("No connection")
+        assert wrong == []
         with context.expect_page() as opened:
             page.locator("#yw-signed-out a").click()
         opened.value.get_by_label("Your key").fill(KEY)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -522,6 +523,33 @@ def test_a_run_that_breaks_off_begins_again_by_itself(desk: BrowserContext, addr
         studio.wait_done()
         assert broken
         assert studio.shown() == "It breaks off once, and is whole in the end."
+
+
+def test_a_run_that_fails_half_way_is_not_taken_for_the_whole(desk: BrowserContext, address: str) -> None:
+    failing = [{"type": "error", "code": "backend_failed", "error": "The model failed."}]
+    with a_studio(desk, address) as studio:
+        studio.page.route_web_socket("**/ws/translate", lambda socket: socket.on_message(scripted(socket, failing)))
+        studio.open()
+        studio.write("Anything.")
+        studio.translate()
+        expect(studio.page.locator("#yw-status")).to_contain_text("not all of it")
+        expect(studio.page.locator("#yw-notes .yw-error")).to_have_text("The model failed.")
+        assert studio.shown() == "Taken, again."
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/glossaries/", lambda told: told["code"]),
+        ("/v1/embeddings", lambda told: told["error"]["code"]),
+        ("/v2/nothing", lambda told: told["detail"]),
+    ],
+)
+def test_nothing_below_an_address_of_ours_is_told_as_its_programs_know_it(
+    address: str, path: str, said: Callable[[dict[str, Any]], str]
+) -> None:
+    answer = httpx.post(address + path)
+    assert (answer.status_code, said(answer.json())) == (404, "not_found")
 
 
 def test_the_queue_is_told_and_moves(chromium: Browser, address_of_one_slot: str) -> None:

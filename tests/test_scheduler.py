@@ -140,7 +140,7 @@ def test_an_error_frees_the_slot():
     asyncio.run(go())
 
 
-def test_where_there_are_many_slots_one_is_free_for_who_comes_new():
+def test_where_there_are_many_slots_one_of_them_is_only_lent_until_somebody_comes_new():
     async def go():
         scheduler, done = Scheduler(8, 10), []
         with scheduler.admit("book"), scheduler.admit("tome"):
@@ -148,10 +148,12 @@ def test_where_there_are_many_slots_one_is_free_for_who_comes_new():
             await work(scheduler, "tome", done)
             later = [asyncio.create_task(work(scheduler, name, done, 9.0)) for name in ["book", "tome"] * 50]
             await settle()
-            with scheduler.admit("line"):
-                assert (scheduler.free, scheduler.ahead("line")) == (1, 0)
-                await work(scheduler, "line", done)
-            assert done == ["book", "tome", "line"]
+            assert (scheduler.free, scheduler.ahead("line")) == (0, 0)
+            with scheduler.admit("line"), scheduler.admit("another"):
+                async with scheduler.slot("line") as first:
+                    assert first
+                    assert scheduler.ahead("another") == 3  # no more than one is lent
+            assert scheduler.waiting == 92
             for task in later:
                 task.cancel()
             await asyncio.gather(*later, return_exceptions=True)

@@ -130,6 +130,7 @@ _TEXT = {
     "stopped": ("Stopped. The translation so far is kept.", "已停止，已完成的译文已保留。"),
     "stopped_empty": ("Stopped.", "已停止。"),
     "failed": ("Not translated", "未能翻译"),
+    "broken_off": ("Broken off: this is not all of it", "翻译中断，以上不是全文"),
     "copy_empty": ("There is nothing to copy yet.", "还没有可复制的内容。"),
     "copy_refused": (
         "The browser did not allow copying; select the text instead.",

@@ -149,7 +149,7 @@ class LocalBackend:
             outbox.put(told, (token, finish, error), at_once=first_or_last)
 
         sampling = resolve(prompt.sampling, self._recommended)
-        generation = Generation(ids, min(prompt.max_new_tokens, room), sampling, tell)
+        generation = Generation(ids, min(prompt.max_new_tokens, room), sampling, tell, prompt.first)
         decoder = self._tokenizer.decoder()
         self._batcher.submit(generation)
         try:

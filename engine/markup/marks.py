@@ -7,7 +7,6 @@ would take a guess, the runs between the marks are to be translated apart, and t
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from itertools import count, pairwise
 from typing import Literal
@@ -365,8 +364,8 @@ class Restorer:
 
     def copy(self) -> "Restorer":
         """Another that has been fed the same, and goes its own way."""
-        other = copy(self)
-        other._seen, other._open = set(self._seen), list(self._open)
+        other = object.__new__(Restorer)  # `copy.copy` takes five times as long, and each segment has one
+        other.__dict__.update(self.__dict__, _seen=set(self._seen), _open=list(self._open))
         return other
 
     def feed(self, text: str) -> str:

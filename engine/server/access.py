@@ -63,7 +63,7 @@ class AccessLog:
                     size += len(message.get("body", b""))
                 case "http.response.start" | "websocket.accept" | "websocket.http.response.start":
                     status = message.get("status", 101)
-                    message = {**message, "headers": [*message.get("headers", ()), (HEADER, own_id.encode())]}
+                    message["headers"] = [*message.get("headers", ()), (HEADER, own_id.encode())]
                 case "websocket.send":
                     size += len(message.get("text") or message.get("bytes") or "")
                 case "websocket.close" if not status:

@@ -177,6 +177,12 @@ def _refuse_other_methods(app: FastAPI, faces: Sequence[APIRouter]) -> None:
                 taken.setdefault(route.path, set()).update(route.methods or ())
     for path, allowed in taken.items():
         app.add_route(path, _refusal(allowed), methods=sorted(_ALL_METHODS - allowed), include_in_schema=False)
+    for start in dict.fromkeys(path.split("/")[1] for path in taken):  # nor `GET /v1/nothing` a 404 in words of ours
+        app.add_route(f"/{start}/{{rest:path}}", _nothing, methods=sorted(_ALL_METHODS), include_in_schema=False)
+
+
+async def _nothing(_request: Request) -> Response:
+    raise HTTPException(404)
 
 
 def _refusal(allowed: Iterable[str]) -> Callable[[Request], Awaitable[Response]]:

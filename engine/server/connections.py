@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from types import FrameType
@@ -261,10 +261,15 @@ def _pending_bytes(transport: asyncio.Transport | None) -> int:
 
 def _network(client: Sequence[Any] | None) -> IPv4Network | IPv6Network | None:
     """Whose connection that is; None for this machine's own."""
+    return _network_of(client[0]) if client else None
+
+
+@lru_cache(MOST_CONNECTIONS)  # all are looked at for each that comes in from a crowd
+def _network_of(said: str) -> IPv4Network | IPv6Network | None:
     try:
-        address = ip_address(client[0]) if client else None
+        address = ip_address(said)
     except ValueError:
         return None
-    if address is None or address.is_loopback:
+    if address.is_loopback:
         return None
     return ip_network((address, 64 if address.version == 6 else 32), strict=False)

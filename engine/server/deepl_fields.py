@@ -18,6 +18,7 @@ from engine.types import ModelInfo, Style, Term
 
 MAX_TEXTS = 50  # in one request, as DeepL has it
 MAX_GLOSSARIES = 5  # of one request, as DeepL has it
+MOST_WORDS = 1_000  # that a list is parted into, more than any may have
 DETECTED_NOTHING = "EN"  # what a text without words is said to be in: clients want a language
 
 # Targets that DeepL parts and HY-MT does not, by their codes.
@@ -112,7 +113,7 @@ def _as_deepl_has_it(data: Mapping[str, Any], model: type[BaseModel]) -> JsonObj
     fields = {name: value for name, value in data.items() if name in model.model_fields}
     for name in _LISTS:
         if isinstance(value := fields.get(name), str):
-            fields[name] = [word.strip() for word in value.split(",") if word.strip()]
+            fields[name] = [word.strip() for word in value.split(",", MOST_WORDS) if word.strip()]
     if isinstance(fields.get("text"), str):
         fields["text"] = [fields["text"]]
     if isinstance(fields.get("split_sentences"), int):  # a bool is one too

@@ -101,6 +101,8 @@ def digest_of(key: str) -> bytes:
 
 def read(path: Path) -> list[Key]:
     """Raises `ConfigError` with the number of the line that is off."""
+    if path.exists() and not path.is_file():  # to open a pipe would wait for whoever writes to it
+        raise ConfigError(f"The keys file {path} is a folder or a pipe; name a file, which is read again and again.")
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)

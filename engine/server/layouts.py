@@ -49,7 +49,9 @@ class _Text(NamedTuple):
 
 def in_paragraphs(wrapped: Wrapped) -> Wrapped:
     """Paragraphs that are parted by separators are texts of their own; the separators stay as they are."""
-    if wrapped.skeleton != (0,) or len(parts := _SEPARATOR.split(wrapped.texts[0])) == 1:
+    if wrapped.skeleton != (0,) or "%%" not in wrapped.texts[0]:  # the pattern takes a second for all that may be sent
+        return wrapped
+    if len(parts := _SEPARATOR.split(wrapped.texts[0])) == 1:
         return wrapped
     return _laid_out(wrapped, (part if number % 2 else _Text(part) for number, part in enumerate(parts)))
 

@@ -191,10 +191,10 @@ def _texts(fields: Mapping[str, object]) -> list[str]:
     if not q:
         raise _missing("q")
     said = q if isinstance(q, list) else [q]
+    if len(said) > MAX_TEXTS:
+        raise RequestError(f"Invalid request: request ({len(said)}) exceeds text limit ({MAX_TEXTS})")
     if len(texts := [text for text in said if isinstance(text, str)]) < len(said):
         raise RequestError(f"q must be a string, or a list of 1 to {MAX_TEXTS} strings.")
-    if len(texts) > MAX_TEXTS:
-        raise RequestError(f"Invalid request: request ({len(texts)}) exceeds text limit ({MAX_TEXTS})")
     return texts
 
 

@@ -26,6 +26,7 @@ class LimitBody:
 
     def __init__(self, app: ASGIApp, uploads: Mapping[str, int]) -> None:
         self._app, self._uploads = app, uploads
+        self._starts = tuple(uploads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         received_bytes = 0
@@ -63,5 +64,7 @@ class LimitBody:
             await answer(refusal, scope)(scope, receive, send)
 
     def _most(self, path: str) -> int:
+        if not path.startswith(self._starts):
+            return MAX_BODY_BYTES
         fitting = (most for start, most in self._uploads.items() if path == start or path.startswith(f"{start}/"))
         return next(fitting, MAX_BODY_BYTES)

@@ -339,7 +339,7 @@ async def to_request(fields: Fields, text: str, request_id: str, glossaries: Glo
         glossary=glossary,
         context=fields.context,
         context_mode=fields.context_mode,
-        sampling=Sampling(**fields.sampling.model_dump()),
+        sampling=Sampling(**vars(fields.sampling)),
         id=request_id,
     )
 

@@ -48,10 +48,12 @@ async def translate_all(
 
 async def _translated(translator: Translator, metrics: Metrics, request: TranslationRequest) -> Finished:
     whole = len(request.text) < SHORT_CHARACTERS  # else the tokens are counted as they come
-    async with aclosing(metrics.observe(translator.stream(request, whole=whole))) as events:
-        async for event in events:
-            if isinstance(event, Finished):
-                return event
+    with metrics.run() as run:
+        async with aclosing(translator.stream(request, whole=whole)) as events:
+            async for event in events:
+                run.take(event)
+                if isinstance(event, Finished):
+                    return event
     raise AssertionError("a run ended without Finished")
 
 

@@ -24,13 +24,13 @@ _ORDER = re.compile(  # it is the reader who is to translate
 _ROLE = re.compile(r"(?:you are|you're|act as|as an? |你是|您是|作为|作為)", re.IGNORECASE)
 _COLON = re.compile(r"[^.!?。！？\n:：]*(?::(?=[\s\"“'`「<\[]|\Z)|：)")  # of the sentence that names the target
 _RULE = re.compile(  # a line of an instruction
-    r"[\s\d.*-]*(?:only|just|do not|don't|never|keep|preserve|output|return|reply|respond|give|provide|no|without"
+    r"[\s\d.*-]*+(?:only|just|do not|don't|never|keep|preserve|output|return|reply|respond|give|provide|no|without"
     r"|please|make sure|ensure|只|仅|僅|不要|请|請|无需|保留|注意|直接|输出|輸出)"
-    r".*(?:translat|expla|output|comment|format|译|譯|解释|解釋|输出|輸出|格式)",
+    r".{0,1000}?(?:translat|expla|output|comment|format|译|譯|解释|解釋|输出|輸出|格式)",
     re.IGNORECASE,
 )
 _LABEL = re.compile(
-    r"\s*(?:(?:source text|text to translate|text|original text|原文|文本|待翻译文本)\s*[:：]\s*"
+    r"\s*+(?:(?:source text|text to translate|text|original text|原文|文本|待翻译文本)\s*[:：]\s*"
     r"|(?:input|source)\s*:[ ]*\n)",
     re.IGNORECASE,
 )
@@ -41,29 +41,23 @@ _QUOTED = re.compile(
     re.IGNORECASE,
 )
 _LEAD = re.compile(  # before a text of which the rules above it name the target
-    r"\s*(?:only reply the result and nothing else\.[^\n]*:\n\n(?:the word is: |单词是：)?"
+    r"\s*+(?:only reply the result and nothing else\.[^\n]*:\n\n(?:the word is: |单词是：)?"
     r"|(?:please\s+)?translate(?:\s+(?:this|these|the following|the text)\b(?:(?!\b(?:in)?to\b)[^\n:]){0,60})?:"
     r"|请?翻译(?:以下|下面|下列)?[^\n：:]{0,8}[:：])",
     re.IGNORECASE,
 )
 _GLOSSARY = re.compile(
-    r"\s*(?:根据|参考)以下术语表[^\n]{0,40}[:：]\n(?P<terms>(?:(?=[^\n]*->)[^\n]*+\n)*+)\s*(?=[将把])"
+    r"\s*+(?:根据|参考)以下术语表[^\n]{0,40}[:：]\n(?P<terms>(?:(?=[^\n]*->)[^\n]*+\n)*+)\s*(?=[将把])"
 )
 _DESIGNATED = re.compile(  # LunaTranslator
-    r"\s*When translating, please ensure to translate the specified nouns into the translations I have designated: ?\n"
+    r"\s*+When translating, please ensure to translate the specified nouns into the translations I have designated: ?\n"
     r"(?P<terms>(?:(?=[^\n]*->)[^\n]*+\n)++)"
 )
 _ARROW = re.compile(r"^[ \t]*(?P<source>\S[^\n]*?)->(?P<target>[^\n#]*)", re.MULTILINE)
-_ENCLOSURES = (
-    re.compile(r'"""\n?(?P<text>.*?)\n?"""', re.DOTALL),
-    re.compile(r"'''\n?(?P<text>.*?)\n?'''", re.DOTALL),
-    re.compile(
-        r"```(?:(?:text|txt|plain|plaintext|markdown|md|html)?\n|(?!\w*\n))(?P<text>(?:(?!```).)*?)\n?```", re.DOTALL
-    ),
-    re.compile(
-        r"<(?P<tag>text|source|source_text|input|content|original|document)>\n?(?P<text>.*?)\n?</(?P=tag)>", re.DOTALL
-    ),
-)
+_QUOTES = ('"""', "'''")
+_FENCE = "```"
+_OPENING_FENCE = re.compile(r"```(?:(?:text|txt|plain|plaintext|markdown|md|html)?\n|(?!\w*\n))")
+_OPENING_TAG = re.compile(r"<(text|source|source_text|input|content|original|document)>")
 _ACADEMIC = re.compile(  # Zotero PDF Translate
     r"(?P<head>[^\n]{1,600}?enclosed in (?P<mark>🔤|📚)[^\n]{0,400}?:)\s*(?P=mark)(?P<text>.*?)(?P=mark)"
     r"[^🔤📚]{0,200}(?:(?P=mark)\.?\s*)?",
@@ -154,9 +148,20 @@ def _unlabelled(body: str) -> str:
 
 def _bare(body: str) -> str:
     """The text, without what encloses all of it."""
-    stripped = body.strip()
-    whole = next(filter(None, (enclosure.fullmatch(stripped) for enclosure in _ENCLOSURES)), None)
-    return whole["text"] if whole else body.lstrip(" \t").lstrip("\n")
+    text = _enclosed(body.strip())
+    return body.lstrip(" \t").lstrip("\n") if text is None else text
+
+
+def _enclosed(body: str) -> str | None:
+    """By hand, since a pattern would look at each of millions of characters, and hold up all others meanwhile."""
+    for mark in _QUOTES:
+        if body.startswith(mark) and body.endswith(mark) and len(body) >= 2 * len(mark):
+            return body[len(mark) : -len(mark)].removeprefix("\n").removesuffix("\n")
+    if (fence := _OPENING_FENCE.match(body)) and body.find(_FENCE, fence.end()) == len(body) - len(_FENCE):
+        return body[fence.end() : -len(_FENCE)].removesuffix("\n")
+    if (tag := _OPENING_TAG.match(body)) and body.endswith(closing := f"</{tag[1]}>"):
+        return body[tag.end() : -len(closing)].removeprefix("\n").removesuffix("\n")
+    return None
 
 
 def _arrows(lines: str) -> tuple[Term, ...]:

@@ -40,7 +40,7 @@ async function ask() {
   const answer = await asked("system", { signal: AbortSignal.timeout(MOST_MS) });
   asking = false;
   failures = answer.state ? 0 : failures + 1;
-  Object.assign(now, answer.state && answer, { lost: failures ? "meter_lost" : "" });
+  Object.assign(now, answer.state && answer, { lost: failures && answer.status !== 401 ? "meter_lost" : "" });
   timer = setTimeout(ask, failures ? Math.min(MOST_MS, 1000 * 2 ** failures) : PAUSE_MS[now.state.status]);
   show(now);
   if (failures) return;

@@ -96,8 +96,9 @@ async function failed({ error, code }) {
     return mine.waits && mine === run && translate();
   }
   busy(false);
-  status(say("failed"));
+  status(say(run.deltas ? "broken_off" : "failed"));
   note("error", error);
+  if (!at("yw-live").checked) at("yw-notes").scrollIntoView({ block: "nearest" }); // on a phone it is below
   terms.forget(code);
 }
 
@@ -207,7 +208,7 @@ async function rested() {
   else if (live) translate();
   if (!asks) return;
   const count = await window.yiwenServer.count_tokens(asks).catch(() => null);
-  if (asks !== text() || count === null) return;
+  if (asks !== text() || typeof count !== "number") return; // undefined where the server refused
   const [said, most] = [count, maxTextTokens].map((number) => number.toLocaleString());
   at("yw-tokens").textContent = say("tokens_of", { count: said, most });
   at("yw-tokens").classList.toggle("yw-bad", count > maxTextTokens);
