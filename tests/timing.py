@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-SHARED = 2  # how much longer work takes of the CPU where two workers share the halves of a core
+SHARED = 2  # how much longer work takes of the CPU where others share the core
 
 
 @contextmanager
