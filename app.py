@@ -16,11 +16,10 @@ from engine.config import GC_THRESHOLD, Config
 from engine.errors import ConfigError, DeviceLost, StartupError
 from engine.log import start as start_log
 
-STOP_SECONDS = 1  # at the end, for connections that have nothing under way: those of pages left open
+STOP_SECONDS = 1  # at the end, for connections that have nothing under way: those that are kept open
 LOADING_STOP_SECONDS = 2  # for a model that is being loaded then
 FAILED_SECONDS = 2.5  # that a page has to read why the model could not be loaded; it asks every 2 s
 PONG_SECONDS = 60  # in which a WebSocket answers a ping, behind all that it has not read yet
-PAGE_STREAMS = "/gradio_api/"  # which have no end as long as a page is open
 LOST = 75  # exit status: start me again (EX_TEMPFAIL)
 
 log = logging.getLogger("yiwen")
@@ -125,7 +124,7 @@ def _serve(config: Config, listener: socket.socket) -> None:
             ws_per_message_deflate=False,  # a delta is a word or less; to pack it costs as much as all else
             ws_ping_timeout=PONG_SECONDS,
         ),
-        Ending(config.grace_seconds, refuse, busy, backend.close, PAGE_STREAMS),
+        Ending(config.grace_seconds, refuse, busy, backend.close),
         Bounds(most_connections(), trusted=config.trusted_proxies),
     )
     # While it stops, uvicorn logs a traceback for each stream it cuts off.

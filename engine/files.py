@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 _NO_SUCH_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of a folder's names: some network shares have none
 
 
+def why(error: Exception) -> str:
+    """What the system says of it, or else its kind: never its own words, which may quote what is in a file."""
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+
+
 def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Whoever reads `path`, also after the power has failed, finds what was there before or all of `data`."""
     passing = path.with_name(f"{path.name}.new")
@@ -49,16 +54,15 @@ def take(folder: Path) -> Taken:
         lock.acquire(blocking=False)
         return Taken(folder, lock)
     except Timeout:
-        why = "another Yiwen works in it"
+        reason = "another Yiwen works in it"
     except OSError as error:
-        why = error.strerror or str(error)
+        reason = why(error)
     what = f"{folder.name} will not outlive a restart"
-    log.warning("%s cannot be used (%s): %s; choose another --data-dir", folder, why, what)
+    log.warning("%s cannot be used (%s): %s; choose another --data-dir", folder, reason, what)
     try:
         return Taken(Path(tempfile.mkdtemp(prefix="yiwen-")), None, passing=True)
     except OSError as error:
-        why = error.strerror or str(error)
-        log.warning("no temporary folder can be had (%s): %s cannot be stored at all", why, folder.name)
+        log.warning("no temporary folder can be had (%s): %s cannot be stored at all", why(error), folder.name)
         return Taken(folder / "none", None)
 
 

@@ -43,9 +43,8 @@ class Suggestions:
             try:
                 await asyncio.to_thread(self._append, line)
             except OSError as error:
-                why = error.strerror or type(error).__name__
                 raise NotStored(
-                    f"The suggestion could not be stored ({why}); see to the data folder of the server."
+                    f"The suggestion could not be stored ({files.why(error)}); see to the data folder of the server."
                 ) from error
 
     def _append(self, line: bytes) -> None:

@@ -96,6 +96,14 @@ class _Lane:
             await self._spoken()
         return self.said.popleft()
 
+    def end(self) -> Translated:
+        """What became of the segment once its attempt is over; raises why it failed."""
+        last = self.said.pop()
+        if isinstance(last, YiwenError):
+            raise last
+        assert isinstance(last, Translated), "an attempt ends with what became of it, or why it failed"
+        return last
+
     async def spoke(self, within_seconds: float) -> None:
         """Wait until there is something to read, but no longer."""
         if not self.said:
@@ -307,10 +315,7 @@ class Translator:
         """What becomes of a segment, in its turn; and the `number`."""
         lane = _Lane(part, whole=True)
         await self._attempt(request, source, lane)
-        if isinstance(last := lane.said.pop(), YiwenError):
-            raise last
-        assert isinstance(last, Translated), "an attempt ends with what became of it, or why it failed"
-        return number, last
+        return number, lane.end()
 
     async def complete(
         self, text: str, sampling: Sampling, max_tokens: int | None = None
@@ -396,11 +401,9 @@ class Translator:
             async with self._scheduler.slot(request.id) as first:
                 yield started
                 await self._work(request, job.source, lane, first)
-            if isinstance(last := lane.said.pop(), YiwenError):
-                raise last
-            assert isinstance(last, Translated), "an attempt ends with what became of it, or why it failed"
+            outcome = lane.end()
             yield _Began(lane.segment)
-            yield last
+            yield outcome
             return
         upcoming = iter(job.segments)
         lanes: deque[_Lane] = deque()

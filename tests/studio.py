@@ -35,6 +35,9 @@ class Studio:
 
     def open(self, query: str = "") -> None:
         self.page.goto(f"{self.address}/{query}")
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
         expect(self.page.locator("body")).to_have_attribute("data-ready", "true")
 
     def write(self, text: str) -> None:
@@ -82,5 +85,5 @@ def a_studio(context: BrowserContext, address: str) -> Iterator[Studio]:
         studio = Studio(page, address)
         studio.watch()
         yield studio
-        assert studio.complaints == []
-        assert studio.strangers == []
+        assert studio.complaints == [], studio.complaints
+        assert studio.strangers == [], studio.strangers

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from websockets.sync.client import connect
 
 from tests.conftest import soon
 
@@ -75,7 +76,7 @@ def test_it_says_its_address_and_stops_cleanly_while_a_page_is_open() -> None:
             assert httpx.get(f"{url}/translate").status_code == 405  # the page at / does not take it
             answer = httpx.post(f"{url}/translate", json={"text": "Hi there.", "target_lang": "zh"})
             assert answer.json()["translation"] == "Hi there."
-            with httpx.stream("GET", f"{url}/gradio_api/heartbeat/tab"):  # what a page holds while it is open
+            with connect(f"ws{url[4:]}/ws/translate"):  # as a page holds one while it is open
                 program.send_signal(signal.SIGINT)
                 after = program.communicate(timeout=45)[1]
         finally:

@@ -114,7 +114,7 @@ def test_a_zip_behind_something_else_is_read_and_written():
         (patched(zipped(PARTS), b"PK\1\2", 42, "<L", 99_999), "damaged"),
         (patched(zipped(PARTS), b"PK\1\2", 24, "<L", 201_000_000), "unpacks to 603 MB; 200 MB is the most"),
     ],
-    ids=lambda given: given if isinstance(given, str) else "data",  # zips hold the time, and two workers collect alike
+    ids=lambda given: given if isinstance(given, str) else "data",
 )
 def test_what_is_no_sound_zip_is_refused_in_a_sentence(data, said):
     assert said in sentence(data)

@@ -631,5 +631,6 @@ def test_the_theme_and_the_language_of_the_page_can_be_chosen_and_are_kept(studi
     expect(page.get_by_role("tab", name="文档")).to_be_visible()
     page.locator("#yw-language").click()
     expect(page.locator("#yw-translate")).to_have_text("Translate")
+    studio.wait_ready()  # Gradio has put the words there, and nothing answers a click before our part is there too
     page.locator("#yw-theme").click()
     expect(page.locator("body")).not_to_have_class(re.compile("dark"))

@@ -63,7 +63,7 @@ def test_a_run_is_counted_with_its_tokens_terms_and_warnings(url: str) -> None:
 
 def test_an_answer_is_counted_by_its_route_whatever_is_in_its_path(url: str) -> None:
     before = figures(url)
-    for path in (f"/documents/{SECRET}", f"/{SECRET}/a?api_key={SECRET}", f"/gradio_api/{SECRET}", f"/studio/{SECRET}"):
+    for path in (f"/documents/{SECRET}", f"/{SECRET}/a?api_key={SECRET}", f"/assets/{SECRET}", f"/studio/{SECRET}"):
         httpx.get(f"{url}{path}")
     httpx.request("PROPFIND", f"{url}/translate")
     with pytest.raises(InvalidStatus):
@@ -76,9 +76,10 @@ def test_an_answer_is_counted_by_its_route_whatever_is_in_its_path(url: str) -> 
     assert {key[1:3] for key in found if key[2] != "/metrics"} == {
         ("GET", "/documents/{document_id}"),
         ("GET", "page"),
+        ("GET", "other"),
         ("GET", "/studio/{path}"),
         ("OTHER", "/translate"),
-        ("WEBSOCKET", "page"),
+        ("WEBSOCKET", "other"),
         ("WEBSOCKET", "/ws/translate"),
     }
     assert SECRET.lower() not in httpx.get(f"{url}/metrics").text.lower()

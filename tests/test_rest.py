@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from engine.backends.echo import EchoBackend
 from engine.errors import BackendError
@@ -253,12 +255,20 @@ def test_a_body_past_8_mib_is_refused(url: str, chunked: bool) -> None:
     assert "8 MiB" in answer.json()["error"]
 
 
-def test_the_pages_routes_take_no_larger_bodies_and_keep_no_files(serve: Serve) -> None:
+def test_of_gradio_only_what_the_page_is_made_of_answers(serve: Serve) -> None:
     url = serve(EchoBackend(), page=True)
-    for route in ("queue/join", "component_server"):
-        answer = httpx.post(f"{url}/gradio_api/{route}", content=b"x" * (8 * 2**20 + 1))
-        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large"), route
-    assert httpx.post(f"{url}/gradio_api/upload", files={"files": b"a small file"}).status_code == 413
+    for path in ("/", "/theme.css", "/studio/page.js"):
+        assert httpx.get(f"{url}{path}").status_code == 200, path
+    asked = [("POST", "gradio_api/upload"), ("POST", "gradio_api/queue/join"), ("GET", "gradio_api/dev/reload")]
+    asked += [("GET", "gradio_api/heartbeat/tab"), ("GET", "config"), ("GET", "gradio_api/file=/etc/passwd")]
+    asked += [("GET", "no/such/page"), ("POST", "theme.css"), ("PROPFIND", ""), ("GET", "gradio_api/vibe-code/")]
+    too_much = httpx.post(f"{url}/gradio_api/component_server", content=b"x" * (8 * 2**20 + 1))
+    assert (too_much.status_code, too_much.json()["code"]) == (413, "body_too_large")
+    for method, path in asked:
+        answer = httpx.request(method, f"{url}/{path}", headers={"Content-Type": "multipart/form-data; boundary=x"})
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
+    with pytest.raises(InvalidStatus, match="403"):
+        connect(f"ws{url[4:]}/gradio_api/queue/join")
 
 
 def test_a_client_that_leaves_before_its_body_is_whole_is_no_error(

@@ -6,14 +6,16 @@ import secrets
 from pathlib import Path
 
 import gradio as gr
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, HTTPException, Response
 from starlette.datastructures import MutableHeaders
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from engine.config import Config
 from engine.languages import LANGUAGES
+from engine.server.errors import path_of
 from engine.translator import Translator
 from ui.document_tab import document_tab
 from ui.examples import EXAMPLES
@@ -39,6 +41,10 @@ _POLICY = (
     "default-src 'self'; script-src 'self' 'nonce-{nonce}' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; frame-src 'self'; worker-src 'none'; "
     "form-action 'self'; base-uri 'self'; frame-ancestors 'self'{framing}"
+)
+# Gradio answers to far more: uploads that it keeps, files, proxies, streams without an end. Our page needs these alone.
+_PARTS = re.compile(
+    r"(?:GET|HEAD) /(?:theme\.css|favicon\.ico|robots\.txt|(?:assets|static)/.+)?|POST /gradio_api/component_server/?"
 )
 _SCRIPT = re.compile(rb"<script(?=[ >])")
 _BOOT = f"() => import(new URL('{PATH[1:]}/page.js', document.baseURI)).then((page) => page.boot())"
@@ -74,7 +80,6 @@ def mount(app: FastAPI, translator: Translator, config: Config) -> FastAPI:
         css_paths=[STATIC / sheet for sheet in SHEETS],
         i18n=I18N,
         footer_links=[],  # gradio's settings speak of recording screens and of launch()
-        max_file_size=1,  # gradio would keep for ever what anybody uploads, and our page uploads nothing by it
         ssr_mode=False,
         run_history=False,
         enable_monitoring=False,
@@ -84,8 +89,22 @@ def mount(app: FastAPI, translator: Translator, config: Config) -> FastAPI:
     mounted = app.routes[-1]
     assert isinstance(mounted, Mount)
     framing = "".join(f" {origin}" for origin in config.allowed_origins)
-    mounted.app = _OurScriptFirst(mounted.app, _LANGUAGE + _data(config), framing)
+    mounted.app = _OnlyThePage(_OurScriptFirst(mounted.app, _LANGUAGE + _data(config), framing))
     return app
+
+
+class _OnlyThePage:
+    """To whatever else is asked for, nothing is there."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            return await WebSocketClose()(scope, receive, send)
+        if not _PARTS.fullmatch(f"{scope['method']} {path_of(scope)}"):
+            raise HTTPException(404)
+        await self._app(scope, receive, send)
 
 
 class _OurScriptFirst:
@@ -97,7 +116,7 @@ class _OurScriptFirst:
         self._first = f"<head><script>{script}</script>".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) != "/":
+        if path_of(scope) != "/":
             return await self._app(scope, receive, send)
         start: Message = {}
         body = b""

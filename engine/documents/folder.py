@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 from engine.documents.file import Options
 from engine.documents.pace import Pace
 from engine.errors import NotStored
-from engine.files import sync_names, write_whole
+from engine.files import sync_names, why, write_whole
 from engine.job import Job as Cut
 from engine.types import (
     Finished,
@@ -122,7 +122,7 @@ def jobs_in(shelf: Path) -> list[Job]:
             size = (path / "source").stat().st_size
             job = Job(path.name, _order(said), _number(said["created"]), size)
         except _DAMAGED as error:
-            log.warning("%s holds no document that this Yiwen can read (%s) and is left as it is", path, _why(error))
+            log.warning("%s holds no document that this Yiwen can read (%s) and is left as it is", path, why(error))
             continue
         _read_end(path, job)
         if job.ended:
@@ -145,7 +145,7 @@ def _read_end(folder: Path, job: Job) -> None:
             job.answer = _answer(said)
             job.status, job.segments_done, job.segments_total = "done", job.answer.segments, job.answer.segments
     except _DAMAGED as error:
-        log.warning("%s has an end that cannot be read (%s) and is done again", folder, _why(error))
+        log.warning("%s has an end that cannot be read (%s) and is done again", folder, why(error))
 
 
 def write_order(folder: Path, job: Job, data: bytes) -> None:
@@ -170,7 +170,7 @@ def read_order(folder: Path) -> Order:
     try:
         return _order(_json(folder / "order.json"))
     except _DAMAGED as error:
-        raise NotStored(f"What was asked of the document cannot be read ({_why(error)}); send it again.") from error
+        raise NotStored(f"What was asked of the document cannot be read ({why(error)}); send it again.") from error
 
 
 def write_answer(folder: Path, result: bytes, answer: Finished, warned: int, edited: int) -> None:
@@ -207,8 +207,9 @@ def remove(folder: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise NotStored(f"The document could not be deleted ({why}); see to the data folder of the server.") from error
+        raise NotStored(
+            f"The document could not be deleted ({why(error)}); see to the data folder of the server."
+        ) from error
     shutil.rmtree(gone, ignore_errors=True)
 
 
@@ -283,7 +284,7 @@ def read_cut(folder: Path) -> Kept | None:
     except FileNotFoundError:
         return None
     except _DAMAGED as error:
-        log.warning("%s has segments that cannot be read (%s); it is cut again", folder, _why(error))
+        log.warning("%s has segments that cannot be read (%s); it is cut again", folder, why(error))
         return None
 
 
@@ -364,7 +365,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     except OSError as error:
         raise NotStored(
-            f"The segments of the document cannot be read ({_why(error)}); see to the data folder of the server."
+            f"The segments of the document cannot be read ({why(error)}); see to the data folder of the server."
         ) from error
 
 
@@ -394,11 +395,6 @@ def _number(value: object) -> float:
     return float(value)
 
 
-def _why(error: Exception) -> str:
-    """Without the words of the file, which may be the user's."""
-    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-
-
 def _write_json(path: Path, value: object) -> None:
     write_whole(path, json.dumps(value).encode())
 
@@ -409,5 +405,6 @@ def _storing(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise NotStored(f"The {what} could not be stored ({why}); see to the data folder of the server.") from error
+        raise NotStored(
+            f"The {what} could not be stored ({why(error)}); see to the data folder of the server."
+        ) from error

@@ -40,6 +40,7 @@ from engine.errors import (
     YiwenError,
 )
 from engine.metrics import Metrics
+from engine.scheduler import STOPPING_SECONDS
 from engine.translator import Translator
 from engine.types import Finished, Segment, Translated, TranslationRequest, new_id
 
@@ -107,7 +108,9 @@ class Documents:
 
     def _check_pausing(self) -> None:
         if self._pausing:
-            raise Stopping("Yiwen is being stopped and takes no document now; send it again in a minute.", 20)
+            raise Stopping(
+                "Yiwen is being stopped and takes no document now; send it again in a minute.", STOPPING_SECONDS
+            )
 
     async def close(self) -> None:
         """Stops what is under way; it goes on at the next start."""
@@ -181,9 +184,8 @@ class Documents:
                     "The document's file is gone from the data folder; send the original again."
                 ) from error
             except OSError as error:
-                why = error.strerror or type(error).__name__
                 raise NotStored(
-                    f"The document's file cannot be read ({why}); see to the data folder of the server."
+                    f"The document's file cannot be read ({files.why(error)}); see to the data folder of the server."
                 ) from error
 
     async def zipped(self, document_ids: Sequence[str]) -> IO[bytes]:
@@ -471,8 +473,7 @@ class Documents:
             self._fail(job, str(error), error.code)
         except OSError as error:
             log.exception("the files of a document cannot be used")
-            why = error.strerror or type(error).__name__
-            told = f"The document's files cannot be used ({why}); see to the data folder of the server."
+            told = f"The document's files cannot be used ({files.why(error)}); see to the data folder of the server."
             self._fail(job, told, NotStored.code)
         except Exception:  # the end of a task: the document would seem under way for ever
             log.exception("a document failed")
@@ -667,8 +668,9 @@ def _zip(results: Iterable[tuple[IO[bytes], str]]) -> IO[bytes]:
             made.close()
         if not isinstance(error, OSError):
             raise
-        why = error.strerror or type(error).__name__
-        raise NotStored(f"The zip could not be stored ({why}); see to the temporary folder of the server.") from error
+        raise NotStored(
+            f"The zip could not be stored ({files.why(error)}); see to the temporary folder of the server."
+        ) from error
     return made
 
 

@@ -55,7 +55,6 @@ class Ending:
     refuse: Callable[[], None]  # nothing new
     busy: Callable[[], bool]  # whether anything is still under way
     cut: Callable[[], Awaitable[None]]  # ends that, and whoever waits for it is told
-    endless: str = ""  # a part of the addresses whose answers have no end, for which nobody waits
 
 
 class Connection(HttpToolsProtocol):
@@ -118,10 +117,10 @@ class Connection(HttpToolsProtocol):
                 return self.transport.close()
             self._refuse(408, "too_slow", f"The request did not come within {most:.0f} s; send it again.")
 
-    def works(self, endless: str) -> bool:
-        """Whether an answer is under way that has an end."""
-        cycle = self.cycle
-        return bool(cycle) and not cycle.response_complete and not (endless and endless in cycle.scope["path"])
+    @property
+    def works(self) -> bool:
+        """Whether an answer is under way."""
+        return bool(self.cycle) and not self.cycle.response_complete
 
     def _refuse(self, status: int, code: str, sentence: str) -> None:
         self._since = None
@@ -183,9 +182,7 @@ class Server(uvicorn.Server):
 
     def _works(self) -> bool:
         connections = self.server_state.connections
-        return self._ending.busy() or any(
-            isinstance(one, Connection) and one.works(self._ending.endless) for one in connections
-        )
+        return self._ending.busy() or any(isinstance(one, Connection) and one.works for one in connections)
 
     async def _cut(self) -> None:
         log.info("stopping: what is still under way is cut off")

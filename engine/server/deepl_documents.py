@@ -12,16 +12,13 @@ from secrets import compare_digest
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.datastructures import UploadFile
 
 from engine.documents.folder import Job, Order
 from engine.documents.read import KINDS
 from engine.documents.store import MOST_KEPT, Documents
-from engine.errors import BadDocument, DocumentNotReady, InvalidRequest, NoSuchDocument, NotSupported, UnsupportedMedia
-from engine.server import deepl_fields, questions
+from engine.errors import BadDocument, DocumentNotReady, NoSuchDocument, NotSupported, UnsupportedMedia
+from engine.server import deepl_fields, incoming, questions
 from engine.server.download import Download
-from engine.server.forms import MULTIPART, media_type
-from engine.server.limits import MAX_BODY_BYTES
 from engine.termbase.store import Glossaries
 from engine.translator import Translator
 from engine.types import TranslationRequest
@@ -42,15 +39,9 @@ def router(translator: Translator, store: Documents, glossaries: Glossaries, usa
 
     @api.post(PATH)
     async def add(request: Request) -> Response:
-        if media_type(request) != MULTIPART:
-            raise UnsupportedMedia("A document is sent as multipart/form-data, with a part named file.")
-        async with request.form(max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=MAX_BODY_BYTES) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise InvalidRequest("file is missing; it must be a document, sent as a part of the form.")
-            said = questions.read_form([(name, value) for name, value in form.multi_items() if name != "file"])
-            fields = deepl_fields.read(said, deepl_fields.DocumentOptions)
-            name, data = fields.filename or file.filename or "", await file.read()
+        file_name, data, said = await incoming.document(request, MAX_FORM_FIELDS)
+        fields = deepl_fields.read(said, deepl_fields.DocumentOptions)
+        name = fields.filename or file_name
         _refuse_kind(name, fields.output_format)
         choice = await deepl_fields.choice(fields, translator.info, glossaries)
         asked = TranslationRequest("", choice.target, choice.source, glossary=choice.terms, style=choice.style)

@@ -9,17 +9,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
-from starlette.datastructures import UploadFile
 
 from engine.documents.file import Options
 from engine.documents.folder import Job, Order
 from engine.documents.store import MOST_ZIPPED, Documents, result_name
 from engine.documents.workbench import MOST_CHARACTERS, Listed
-from engine.errors import InvalidRequest, TextTooLong, UnsupportedMedia
+from engine.errors import InvalidRequest, TextTooLong
 from engine.server import answers, incoming, questions
 from engine.server.download import Download
-from engine.server.forms import MULTIPART, media_type
-from engine.server.limits import MAX_BODY_BYTES
 from engine.termbase.store import Glossaries
 from engine.types import new_id
 
@@ -118,15 +115,8 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
     )
     async def add(request: Request) -> Response:
-        if media_type(request) != MULTIPART:
-            raise UnsupportedMedia("A document is sent as multipart/form-data, with a part named file.")
-        async with request.form(max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=MAX_BODY_BYTES) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise InvalidRequest("file is missing; it must be a document, sent as a part of the form.")
-            others = [(name, value) for name, value in form.multi_items() if name != "file"]
-            fields = questions.read_fields(questions.read_form(others), questions.DocumentFields)
-            name, data = file.filename or "", await file.read()
+        name, data, said = await incoming.document(request, MAX_FORM_FIELDS)
+        fields = questions.read_fields(said, questions.DocumentFields)
         asked = await questions.to_request(fields, "", new_id(), glossaries)
         options = Options(exclude=tuple(fields.exclude), retranslate=fields.retranslate)
         job = await store.add(data, Order(name, asked, options))

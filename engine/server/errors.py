@@ -17,6 +17,7 @@ from engine.log import request_id
 Said = Mapping[str, str]  # {"error": sentence, "code": word}
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
+_FEWER = {409: 400, 415: 400, 422: 400, 507: 503}  # of our numbers, those that DeepL's and OpenAI's clients know not
 _UNFORESEEN = "Yiwen made a mistake; its log says more."
 _SENTENCES = {
     404: "Nothing is at this address; see /openapi.json for what there is.",
@@ -57,15 +58,15 @@ def _as_deepl(said: Said, status: int) -> tuple[dict[str, Any], int]:
     """Its clients know 400 for all that is wrong with a request, 403 for the key, 456 for what is used up, and 503 also
     for a document that is not ready."""
     of_code = {"document_not_ready": 503, "too_many_glossaries": 456}
-    of_status = {401: 403, 409: 400, 415: 400, 422: 400, 507: 503}
-    return {"message": said["error"], "detail": said["code"]}, of_code.get(said["code"], of_status.get(status, status))
+    status = of_code.get(said["code"], {**_FEWER, 401: 403}.get(status, status))
+    return {"message": said["error"], "detail": said["code"]}, status
 
 
 def as_openai(said: Said, status: int) -> tuple[dict[str, Any], int]:
     """Its clients know 400 for all that is wrong with a request."""
     kind = "server_error" if status >= 500 else {401: "authentication_error", 429: "rate_limit_error"}.get(status)
     wrong = {"message": said["error"], "type": kind or "invalid_request_error", "param": None, "code": said["code"]}
-    return {"error": wrong}, {409: 400, 415: 400, 422: 400, 507: 503}.get(status, status)
+    return {"error": wrong}, _FEWER.get(status, status)
 
 
 def _as_deeplx(said: Said, status: int) -> tuple[dict[str, Any], int]:

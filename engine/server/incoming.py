@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import Request
+from starlette.datastructures import UploadFile
 from starlette.types import Receive
 
 from engine.errors import InvalidRequest, UnsupportedMedia, YiwenError
@@ -37,6 +38,18 @@ async def read(request: Request) -> object:
     if kind in ("application/json", "text/plain", *_FORMS) or kind.endswith("+json"):
         return questions.read_json(body)
     raise UnsupportedMedia(f"The content type {kind[:80]!r} is not read here; send application/json or a form.")
+
+
+async def document(request: Request, max_fields: int) -> tuple[str, bytes, questions.FormFields]:
+    """The name and the bytes of the file in a form, and its other fields."""
+    if media_type(request) != MULTIPART:
+        raise UnsupportedMedia("A document is sent as multipart/form-data, with a part named file.")
+    async with request.form(max_files=1, max_fields=max_fields, max_part_size=MAX_BODY_BYTES) as form:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise InvalidRequest("file is missing; it must be a document, sent as a part of the form.")
+        others = [(name, value) for name, value in form.multi_items() if name != "file"]
+        return file.filename or "", await file.read(), questions.read_form(others)
 
 
 def _read_urlencoded(body: bytes) -> list[tuple[str, str]]:

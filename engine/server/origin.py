@@ -115,7 +115,7 @@ def _is_local(host: str) -> bool:
 def _is_foreign(origin: str, headers: Headers) -> bool:
     """Ports are not compared, since proxies drop them; a page cannot send a header of a proxy's without our consent."""
     scheme, _, netloc = origin.partition("://")
-    if scheme not in ("http", "https", "null"):  # null: a file, or a frame that may not say where it is from
+    if scheme.lower() not in ("http", "https", "null"):  # null: a file, or a frame that may not say where it is from
         return False  # a browser's extension, or an app: the user has installed it
     hosts = [host for name in ("Host", "X-Forwarded-Host") for host in headers.get(name, "").split(",")]
     own = {_host_name(host.strip()) for host in hosts}

@@ -22,7 +22,7 @@ WHILE_BUSY_SECONDS = 2  # to wait where it is not known when one of one's own re
 
 # What a page is made of, and what shows how the server or a document is: the first part of paths, to be read only.
 _FREE = frozenset(
-    " assets config favicon.ico gradio_api info manifest.json static studio theme.css"
+    " assets favicon.ico robots.txt static studio theme.css"
     " docs documents openapi.json health healthz readyz metrics system login".split(" ")
 )
 

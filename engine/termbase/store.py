@@ -198,8 +198,7 @@ def _no_such_glossary() -> NoSuchGlossary:
 
 
 def _not_stored(done: str, error: OSError) -> NotStored:
-    why = error.strerror or type(error).__name__
-    return NotStored(f"The glossary could not be {done} ({why}); see to the data folder of the server.")
+    return NotStored(f"The glossary could not be {done} ({files.why(error)}); see to the data folder of the server.")
 
 
 def _listed_in(shelf: Path) -> list[Stored]:

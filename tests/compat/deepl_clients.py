@@ -43,6 +43,12 @@ def client(url: str, key: str = KEY) -> deepl.DeepLClient:
     return deepl.DeepLClient(key, server_url=url)
 
 
+@pytest.fixture(scope="module")
+def asked(url: str) -> deepl.DeepLClient:
+    """A client of the module's server."""
+    return client(url)
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client tries again at once, twice at the most."""

@@ -14,6 +14,7 @@ import pytest
 
 from engine.config import Config
 from tests.compat.deepl_clients import KEY, Loud, client
+from tests.compat.deepl_clients import asked as asked
 from tests.compat.deepl_clients import impatient as impatient
 from tests.conftest import Serve, soon
 
@@ -29,11 +30,6 @@ def backend() -> Loud:
 @pytest.fixture(scope="module")
 def url(serve: Serve, backend: Loud) -> str:
     return serve(backend)
-
-
-@pytest.fixture(scope="module")
-def asked(url: str) -> deepl.DeepLClient:
-    return client(url)
 
 
 def test_a_text_comes_with_its_language_and_its_characters(asked: deepl.DeepLClient) -> None:

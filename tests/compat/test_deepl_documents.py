@@ -12,6 +12,7 @@ from engine.documents import store
 from engine.errors import BackendError
 from engine.types import Prompt, TokenChunk
 from tests.compat.deepl_clients import Loud, client
+from tests.compat.deepl_clients import asked as asked
 from tests.compat.deepl_clients import impatient as impatient
 from tests.conftest import Serve
 
@@ -21,11 +22,6 @@ SOURCE = b"<h1>My page</h1>\n<p>The <b>river</b> is wide.</p>\n"
 @pytest.fixture(scope="module")
 def url(serve: Serve) -> str:
     return serve(Loud())
-
-
-@pytest.fixture(scope="module")
-def asked(url: str) -> deepl.DeepLClient:
-    return client(url)
 
 
 def test_a_file_comes_back_translated(asked: deepl.DeepLClient, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from deepl.api_data import MultilingualGlossaryInfo
 
 from engine.termbase import store
 from tests.compat.deepl_clients import Loud, client
+from tests.compat.deepl_clients import asked as asked
 from tests.conftest import Serve
 
 NOWHERE = "96ab91fd-e715-41a1-adeb-5d701f84a483"
@@ -20,11 +21,6 @@ CSV = 'river,Strom,en,de\n"wide ""open""","weit, offen",en,de\n'
 @pytest.fixture(scope="module")
 def url(serve: Serve) -> str:
     return serve(Loud())
-
-
-@pytest.fixture(scope="module")
-def asked(url: str) -> deepl.DeepLClient:
-    return client(url)
 
 
 def pairs(glossary: MultilingualGlossaryInfo) -> dict[str, int]:
