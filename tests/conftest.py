@@ -1,6 +1,7 @@
 """A real server on a free port for any test that wants one: `serve(backend)` gives its address. And a tiny model."""
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Serve:
-    """Starts servers, each in its own thread; they live until the tests end, since to stop one takes longer."""
+    """Starts servers, each in its own thread; they live until the tests of the module end."""
 
     def __init__(self, folders: pytest.TempPathFactory) -> None:
         self._folders = folders
@@ -89,9 +90,18 @@ class Serve:
             server.should_exit = True
         for _, thread in stopping:
             thread.join(timeout=10)
+        stopping.clear()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def only_its_own_garbage() -> Iterator[None]:
+    """The collector looks at what a module made, and not again and again at what those before it left."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     serving = Serve(tmp_path_factory)
     yield serving
@@ -130,8 +140,13 @@ def embedded() -> Iterator[Backend]:
     from engine.backends.local import LocalBackend  # here, since torch costs seconds and most tests need none
 
     backend = LocalBackend.load(Config(model=str(EMBEDDED_FOLDER), devices="cpu"))
+    close, backend.close = backend.close, _stays_open  # type: ignore[method-assign]  # servers that have it end before
     yield backend
-    asyncio.run(backend.close())
+    asyncio.run(close())
+
+
+async def _stays_open() -> None:
+    pass
 
 
 def soon(fact: Callable[[], bool], seconds: float = 9.0) -> None:

@@ -259,7 +259,7 @@ def test_of_gradio_only_what_the_page_is_made_of_answers(serve: Serve) -> None:
     url = serve(EchoBackend(), page=True)
     for path in ("/", "/theme.css", "/studio/page.js"):
         assert httpx.get(f"{url}{path}").status_code == 200, path
-    asked = [("POST", "gradio_api/upload"), ("POST", "gradio_api/queue/join"), ("GET", "gradio_api/dev/reload")]
+    asked = [("POST", "gradio_api/upload"), ("GET", "gradio_api/dev/reload")]
     asked += [("GET", "gradio_api/heartbeat/tab"), ("GET", "config"), ("GET", "gradio_api/file=/etc/passwd")]
     asked += [("GET", "no/such/page"), ("POST", "theme.css"), ("PROPFIND", ""), ("GET", "gradio_api/vibe-code/")]
     too_much = httpx.post(f"{url}/gradio_api/component_server", content=b"x" * (8 * 2**20 + 1))

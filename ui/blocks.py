@@ -15,7 +15,6 @@ from starlette.websockets import WebSocketClose
 
 from engine.config import Config
 from engine.languages import LANGUAGES
-from engine.server.errors import path_of
 from engine.translator import Translator
 from ui.document_tab import document_tab
 from ui.examples import EXAMPLES
@@ -42,9 +41,11 @@ _POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; frame-src 'self'; worker-src 'none'; "
     "form-action 'self'; base-uri 'self'; frame-ancestors 'self'{framing}"
 )
-# Gradio answers to far more: uploads that it keeps, files, proxies, streams without an end. Our page needs these alone.
+# Gradio answers to far more: uploads that it keeps, files, proxies, streams without an end. Our page needs these alone:
+# what it is made of, the benchmark, and its count of tokens.
 _PARTS = re.compile(
-    r"(?:GET|HEAD) /(?:theme\.css|favicon\.ico|robots\.txt|(?:assets|static)/.+)?|POST /gradio_api/component_server/?"
+    r"(?:GET|HEAD) /(?:theme\.css|favicon\.ico|robots\.txt|(?:assets|static)/.+|gradio_api/queue/data)?"
+    r"|POST /gradio_api/(?:queue/join|run/predict|cancel|reset|component_server/?)"
 )
 _SCRIPT = re.compile(rb"<script(?=[ >])")
 _BOOT = f"() => import(new URL('{PATH[1:]}/page.js', document.baseURI)).then((page) => page.boot())"
@@ -102,9 +103,13 @@ class _OnlyThePage:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             return await WebSocketClose()(scope, receive, send)
-        if not _PARTS.fullmatch(f"{scope['method']} {path_of(scope)}"):
+        if not _PARTS.fullmatch(f"{scope['method']} {_path(scope)}"):
             raise HTTPException(404)
         await self._app(scope, receive, send)
+
+
+def _path(scope: Scope) -> str:
+    return str(scope["path"]).removeprefix(scope.get("root_path", "")) or "/"
 
 
 class _OurScriptFirst:
@@ -116,7 +121,7 @@ class _OurScriptFirst:
         self._first = f"<head><script>{script}</script>".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if path_of(scope) != "/":
+        if _path(scope) != "/":
             return await self._app(scope, receive, send)
         start: Message = {}
         body = b""
