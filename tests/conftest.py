@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import certifi
 import httpx
 import pytest
 import uvicorn
@@ -93,6 +95,15 @@ class Serve:
         stopping.clear()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """httpx reads all that there are for each client, which takes 35 ms; and nothing here speaks TLS."""
+    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
+    one = tmp_path_factory.mktemp("certificates") / "one.pem"
+    one.write_text(first + end)
+    os.environ["SSL_CERT_FILE"] = str(one)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def only_its_own_garbage() -> Iterator[None]:
     """The collector looks at what a module made, and not again and again at what those before it left."""
@@ -149,12 +160,12 @@ async def _stays_open() -> None:
     pass
 
 
-def soon(fact: Callable[[], bool], seconds: float = 9.0) -> None:
+def soon(fact: Callable[[], bool], seconds: float = 9.0, every_seconds: float = 0.01) -> None:
     """Wait until it holds; the test fails if it does not in time. That is long, for a machine with much else to do."""
     deadline = time.monotonic() + seconds
     while not fact():
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.002)
+        time.sleep(every_seconds)
 
 
 async def _with_page(app: FastAPI, translator: Translator, config: Config) -> FastAPI:

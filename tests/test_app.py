@@ -71,7 +71,7 @@ def test_it_says_its_address_and_stops_cleanly_while_a_page_is_open() -> None:
         try:
             before = _log_until(program, "open http")
             url = before.split()[-1].rstrip("/")
-            soon(lambda: _ready(url), seconds=45)
+            soon(lambda: _ready(url), seconds=45, every_seconds=0.1)
             assert httpx.get(url).headers["Content-Type"].startswith("text/html")
             assert httpx.get(f"{url}/translate").status_code == 405  # the page at / does not take it
             answer = httpx.post(f"{url}/translate", json={"text": "Hi there.", "target_lang": "zh"})
@@ -106,7 +106,7 @@ def test_the_page_is_up_while_the_model_loads_and_says_how_far_it_is() -> None:
             states = [httpx.get(f"{url}/system").json()["state"]]
             assert states[0]["status"] == "loading"
             while states[-1]["status"] == "loading":
-                time.sleep(0.02)
+                time.sleep(0.1)  # to ask takes time from who loads
                 states.append(httpx.get(f"{url}/system").json()["state"])
             program.send_signal(signal.SIGINT)
             program.communicate(timeout=45)
@@ -125,7 +125,7 @@ def test_it_stops_cleanly_while_the_model_loads() -> None:
         try:
             before = _log_until(program, "open http")
             url = before.split()[-1].rstrip("/")
-            soon(lambda: _state(url) == "loading", seconds=45)
+            soon(lambda: _state(url) == "loading", seconds=45, every_seconds=0.1)
             program.send_signal(signal.SIGINT)
             after = program.communicate(timeout=45)[1]
         finally:
@@ -146,7 +146,7 @@ def test_a_model_that_cannot_be_read_is_told_on_the_page_and_then_at_the_end(
     with start("--model", str(folder), "--port", "0", "--log-level", "warning") as program:
         try:
             url = f"http://127.0.0.1:{_port(program)}"
-            soon(lambda: _state(url) == "failed", seconds=45)
+            soon(lambda: _state(url) == "failed", seconds=45, every_seconds=0.1)
             said = program.communicate(timeout=45)[1]
         finally:
             program.kill()
@@ -168,7 +168,7 @@ def _log_until(program: subprocess.Popen[str], said: str) -> str:
 def _port(program: subprocess.Popen[str]) -> int:
     """Of one that logs nothing."""
     process = psutil.Process(program.pid)
-    soon(lambda: bool(process.net_connections()), seconds=45)
+    soon(lambda: bool(process.net_connections()), seconds=45, every_seconds=0.1)
     return int(process.net_connections()[0].laddr.port)
 
 
