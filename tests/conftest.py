@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from engine.backends.base import Backend
 from engine.backends.late import LateBackend
 from engine.backends.select import EMBEDDED_FOLDER
-from engine.config import Config
+from engine.config import GC_THRESHOLD, Config
 from engine.documents.store import Documents
 from engine.metrics import Metrics
 from engine.scheduler import Scheduler
@@ -106,7 +106,9 @@ def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def only_its_own_garbage() -> Iterator[None]:
-    """The collector looks at what a module made, and not again and again at what those before it left."""
+    """The collector looks at what a module made, and not again and again at what those before it left; and as seldom
+    as in the program."""
+    gc.set_threshold(*GC_THRESHOLD)
     yield
     gc.collect()
     gc.freeze()

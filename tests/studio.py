@@ -38,7 +38,7 @@ class Studio:
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        expect(self.page.locator("body")).to_have_attribute("data-ready", "true")
+        self.page.wait_for_selector("body[data-ready=true]", state="attached", timeout=20_000)
 
     def write(self, text: str) -> None:
         self.page.locator("#yw-source textarea").fill(text)

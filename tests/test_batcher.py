@@ -315,7 +315,7 @@ def test_a_stop_found_late_costs_one_row_and_harms_nobody(batch):
 
 
 @pytest.mark.parametrize("pages", [20, 200])
-def test_thousands_of_them(batch, ahead, pages):
+def test_hundreds_of_them(batch, ahead, pages):
     """Few pages, small chunks, stops, cancels, and steps that fail: whoever is told an end was told the truth."""
     dice, stop_ids = random.Random(pages), frozenset(range(0, TEXT_TOKENS, 80))
     runner = FalseRunner(8, pages, ahead, prefill_tokens=90, beside=25)
@@ -331,7 +331,7 @@ def test_thousands_of_them(batch, ahead, pages):
         return real(*args)
 
     runner.step = failing
-    for seed in range(1_000):
+    for seed in range(500):
         prompt = beginning[: dice.randint(0, 200)] * dice.randint(0, 1) + some_ids(dice.randint(1, 50), seed)
         answers.append(ask(batcher, prompt, dice.choice((1, 20, 50, 300))))
         if not dice.randrange(3):
@@ -349,10 +349,10 @@ def test_thousands_of_them(batch, ahead, pages):
         else:
             assert answer.tokens == true[: len(answer.tokens)]
             failed += answer.error is not None
-    assert failed < 300
+    assert failed < 150
     at_rest(batcher)
     assert batcher.counts.shared_tokens > 1_000
-    assert pages == 200 or batcher.counts.preempted > 30
+    assert pages == 200 or batcher.counts.preempted > 15
 
 
 def test_who_comes_in_mid_flight_joins_the_batch_before_the_others_end(batch, ahead):

@@ -1,5 +1,6 @@
 """What people translate is theirs: no word of it is in the log, whatever its level and whatever fails."""
 
+import asyncio
 import io
 import json
 import logging
@@ -19,7 +20,7 @@ from websockets.sync.client import connect
 from engine import translator
 from engine.backends.echo import EchoBackend
 from engine.documents import store
-from engine.log import Formatter
+from engine.log import MOMENT_SECONDS, Formatter, Together
 from engine.types import Prompt, TokenChunk
 from tests.conftest import Serve, soon
 
@@ -159,3 +160,35 @@ def test_a_warning_is_a_line_and_quotes_nothing_but_what_a_programmer_wrote() ->
         "WARNING py.warnings: UserWarning at <string>:4",
         "WARNING py.warnings: FutureWarning at <string>:5: use that instead",
     ]
+
+
+class Writes(io.StringIO):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def write(self, said: str) -> int:
+        self.said.append(said)
+        return len(said)
+
+
+def test_what_is_said_within_a_moment_is_written_at_once_and_nothing_waits_behind_a_warning() -> None:
+    written = Writes()
+    logger = logging.Logger("of this test")
+    logger.addHandler(Together(written))
+
+    async def work() -> None:
+        for number in range(3):
+            logger.info("line %d", number)
+        assert written.said == []
+        await asyncio.sleep(5 * MOMENT_SECONDS)
+        assert written.said == ["line 0\nline 1\nline 2\n"]
+        logger.info("line 3")
+        logger.warning("line 4")
+        assert written.said[1:] == ["line 3\nline 4\n"]
+        logger.info("line 5")
+
+    asyncio.run(work())
+    assert len(written.said) == 2
+    logger.info("line 6")  # no loop would write it later, nor what an ended one has left
+    assert written.said[2:] == ["line 5\nline 6\n"]

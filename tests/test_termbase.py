@@ -555,7 +555,7 @@ def test_reading_is_linear(kind):
             return workbook([["source", "target"], *((term.source, term.target) for term in terms)])
         return write(kind, terms, "en", "zh")
 
-    small, large = data(400), data(3_200)
+    small, large = data(200), data(1_600)
     assert cpu_seconds(lambda: read(f"a.{kind}", large)) < 20 * cpu_seconds(lambda: read(f"a.{kind}", small))
 
 

@@ -27,6 +27,7 @@ from ui.theme import theme
 
 STATIC = Path(__file__).parent / "static"
 PATH = "/studio"  # where the browser finds our scripts
+_MODULES = sorted(path.name for path in STATIC.glob("*.js"))  # fetched at once, not each when another asks for it
 SHEETS = ("page.css", "terms.css", "documents.css", "system.css")
 
 # Gradio, and our page with it, speaks the language that the browser says it prefers: that is the one chosen here.
@@ -118,7 +119,8 @@ class _OurScriptFirst:
 
     def __init__(self, app: ASGIApp, script: str, framing: str) -> None:
         self._app, self._framing = app, framing
-        self._first = f"<head><script>{script}</script>".encode()
+        ours = "".join(f'<link rel="modulepreload" href="{PATH[1:]}/{one}">' for one in _MODULES)
+        self._first = f"<head><script>{script}</script>{ours}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _path(scope) != "/":
