@@ -58,9 +58,11 @@ pytestmark = pytest.mark.timeout(60, func_only=True)  # the fixtures start a bro
 
 
 class Clerk(Shouts):
-    """Takes long over what is slow, is cut off at what is long the first time, fails at what is broken until mended."""
+    """Takes long over what is slow, and while it is `held` longer; is cut off at what is long the first time, fails at
+    what is broken until mended."""
 
     broken = True
+    held = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,6 +73,8 @@ class Clerk(Shouts):
         self.prompts.append(prompt.text)
         if "Slow" in prompt.source:
             await asyncio.sleep(SLOW_SECONDS)
+            while self.held:
+                await asyncio.sleep(SLOW_SECONDS)
         if "Broken" in prompt.source and self.broken:
             raise BackendError("The model is out for lunch; try again later.")
         cut = "Long" in prompt.source and prompt.source not in self.cut
@@ -208,11 +212,15 @@ def test_a_file_that_could_not_be_sent_is_kept_and_sent_again(studio: Studio) ->
     studio.complaints.clear()
 
 
-def test_a_page_opened_again_goes_on_with_a_document_under_way(studio: Studio) -> None:
+def test_a_page_opened_again_goes_on_with_a_document_under_way(
+    studio: Studio, clerk: Clerk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clerk, "held", True)
     send(studio.page, ("long.txt", "".join(f"Slow {number}.\n\n" for number in range(64))))
     expect(row(studio.page, "long.txt")).to_contain_text(UNDER_WAY)
     studio.page.reload()
     expect(row(studio.page, "long.txt")).to_contain_text(UNDER_WAY)
+    clerk.held = False
     press(studio.page, "long.txt", "Segments")
     expect(studio.page.locator("#yw-seg-count")).to_have_text("64 segments")
     last = studio.page.get_by_label("Translation of segment 64")

@@ -385,7 +385,7 @@ def test_a_client_that_leaves_frees_the_model_at_once(serve: Serve, fields: dict
     connection.sock.shutdown(socket.SHUT_RDWR)
     connection.close()
     soon(lambda: backend.running == 0, seconds=AT_ONCE_SECONDS)
-    assert httpx.get(f"{url}/system").json()["scheduler"]["requests"] == 0
+    soon(lambda: httpx.get(f"{url}/system").json()["scheduler"]["requests"] == 0)
 
 
 def test_languages_are_those_of_the_model(serve: Serve, url: str) -> None:

@@ -44,6 +44,10 @@ def test_past_its_requests_a_minute_a_client_waits_and_others_do_not(limited: st
         httpx.get(f"{limited}{path}", headers={"X-Forwarded-For": HOME}) for path in ("/healthz", "/system", "/docs")
     ]
     assert [answer.status_code for answer in free] == [200, 200, 200]
+    typed, pasted = ({"text": "Hello. " * count} for count in (1, 2_000))
+    headers = {"X-Forwarded-For": HOME}
+    statuses = [httpx.post(f"{limited}/detect", json=text, headers=headers).status_code for text in (typed, pasted)]
+    assert statuses == [200, 429]
 
 
 def test_a_home_with_many_addresses_is_one_client(limited: str) -> None:

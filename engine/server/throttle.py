@@ -25,6 +25,9 @@ _FREE = frozenset(
     " assets favicon.ico robots.txt static studio theme.css"
     " docs documents openapi.json health healthz readyz metrics system login".split(" ")
 )
+# What the page asks at each rest of the keyboard, and no model answers. Of a long text it counts as any request.
+_LIGHT = ("/detect", "/gradio_api/component_server/")
+LIGHT_BYTES = 10_000
 
 
 class Bucket:
@@ -145,7 +148,11 @@ class Throttled:
 
 
 def _is_free(scope: Scope) -> bool:
-    return scope["method"] in ("GET", "HEAD") and path_of(scope)[1:].partition("/")[0] in _FREE
+    path = path_of(scope)
+    if path in _LIGHT:
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        return length.isdigit() and int(length) <= LIGHT_BYTES
+    return scope["method"] in ("GET", "HEAD") and path[1:].partition("/")[0] in _FREE
 
 
 def _refusal(most: str, wait_seconds: float) -> TooManyRequests:
