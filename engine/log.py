@@ -131,6 +131,8 @@ def _told(record: logging.LogRecord) -> dict[str, Any]:
 
 def _shown(value: object) -> str:
     """Parted from what follows, and in one line."""
+    if isinstance(value, int | float):
+        return str(value)
     text = str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 

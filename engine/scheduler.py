@@ -7,14 +7,29 @@ so that it does not wait for a segment of one either. Until somebody comes they 
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from engine.errors import Overloaded, Stopping
 
 STOPPING = "Yiwen is being stopped and takes nothing new; try again in a minute."
 STOPPING_SECONDS = 20  # after which it may be up again
 SLOTS_PER_NEW = 8  # of so many slots one is kept for the first segments of requests
+
+
+class _Slot:
+    """Not made of a generator, since there is one for each segment and that would take longer than all else here."""
+
+    def __init__(self, acquire: Callable[[], Awaitable[bool]], release: Callable[[bool], None]) -> None:
+        self._acquire, self._release = acquire, release
+
+    async def __aenter__(self) -> bool:
+        self._later = await self._acquire()
+        return not self._later
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._release(self._later)
 
 
 class Scheduler:
@@ -96,15 +111,10 @@ class Scheduler:
             before.add(waiting_id)
         return len(before - {request_id})
 
-    @asynccontextmanager
-    async def slot(self, request_id: str) -> AsyncIterator[bool]:
+    def slot(self, request_id: str) -> "_Slot":
         """Wait for this request's turn and hold a slot for the length of the `async with` block; whether it is its
         first."""
-        later = await self._acquire(request_id)
-        try:
-            yield not later
-        finally:
-            self._release(request_id, later)
+        return _Slot(partial(self._acquire, request_id), partial(self._release, request_id))
 
     async def _acquire(self, request_id: str) -> bool:
         """Whether the segment is a later one of its request."""

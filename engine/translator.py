@@ -475,6 +475,8 @@ class Translator:
             raise SameLanguage(
                 f"Source and target are both {LANGUAGES[target].english} ({target}); choose two different languages."
             )
+        if (source, target, likely) == (request.source, request.target, request.likely):
+            return request
         return replace(request, source=source, target=target, likely=likely)
 
     def _open(self, request: TranslationRequest, source: str, lane: _Lane, known: Mapping[int, Translated]) -> _Lane:

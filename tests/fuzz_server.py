@@ -393,6 +393,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, running(Path(name), "--backend", "echo") as server:
         asyncio.run(attack(server.port, [*drawn(400), *[LONG] * AT_ONCE]))  # what is made once, threads above all
+        httpx.post(f"{server.url}/suggest", json=BODIES["/suggest"]).raise_for_status()  # so the lock of its folder
         time.sleep(2)
         before = held(server)
         found = asyncio.run(attack(server.port, drawn(arguments.messages, start=1_000)))

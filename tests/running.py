@@ -28,8 +28,9 @@ class Running:
         return int(self.url.rpartition(":")[2])
 
     def complaints(self) -> list[str]:
-        """What the server did not foresee."""
-        return re.findall(r".*(?:ERROR|Traceback|Task was destroyed|never retrieved).*", self.log.read_text())
+        """What the server did not foresee, each with its traceback."""
+        unforeseen = r"^.*(?:ERROR|Traceback|Task was destroyed|never retrieved).*(?:\n(?!\d{4}-).*)*"
+        return re.findall(unforeseen, self.log.read_text(), re.MULTILINE)
 
     def is_ready(self) -> bool:
         try:

@@ -109,6 +109,12 @@ def idle(url: str) -> bool:
     return bool(httpx.get(f"{url}/system").json()["scheduler"]["requests"] == 0)
 
 
+def test_each_of_several_requests_on_a_connection_hears_that_it_is_closed(url: str, raw: socket.socket) -> None:
+    raw.sendall(request(text=WAIT) + request() + b"this is no HTTP\r\n\r\n")
+    assert b" 400 " in rest_of(raw).partition(b"\r\n")[0]
+    soon(lambda: idle(url))
+
+
 def test_a_connection_on_which_nothing_is_asked_is_closed(raw: socket.socket) -> None:
     assert rest_of(raw) == b""
 

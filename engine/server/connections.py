@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_BYTES = 64 * 1024  # of a request beside its body; browsers send 2 kB
 CHUNK_OVERHEAD = 8  # bytes at the most around each of a body that comes a byte at a time
@@ -64,6 +64,7 @@ class Connection(HttpToolsProtocol):
         self._since: float | None = None  # when the part began that the client is to send now, or None
         self._heading = True  # that is a head; else a body
         self._came = self._body = 0  # bytes of the request, and those of its body
+        self._before: list[RequestResponseCycle] = []  # requests not answered yet when the next came
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -95,7 +96,15 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._since, self._heading = self.loop.time(), False
+        if self.cycle and not self.cycle.response_complete:
+            self._before = [one for one in (*self._before, self.cycle) if not one.response_complete]
         super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for one in self._before:  # uvicorn tells the last alone that its client has left
+            one.disconnected = True
+            one.message_event.set()
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
