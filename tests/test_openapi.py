@@ -40,6 +40,13 @@ def test_a_reader_of_the_schema_finds_all_languages_and_that_null_is_as_nothing(
     assert httpx.post(f"{address}/translate", json=body).status_code == 200
 
 
+def test_a_whole_number_may_be_written_with_a_point(address: str) -> None:
+    body = {"text": "Hello.", "target_lang": "fr", "source_lang": "en"}
+    samplings = ({"top_k": 116.0, "temperature": 1}, {"top_k": 1.5}, {"top_k": 1e300})
+    answers = [httpx.post(f"{address}/translate", json=body | {"sampling": one}) for one in samplings]
+    assert [answer.status_code for answer in answers] == [200, 422, 422]
+
+
 def test_json_keeps_to_its_kinds_and_a_form_has_none(address: str) -> None:
     body = {"text": "Hello.", "target_lang": "fr", "source_lang": "en", "context_mode": "false"}
     assert httpx.post(f"{address}/translate", json=body).status_code == 422

@@ -262,9 +262,19 @@ def json_schema(path: str, model: type[BaseModel]) -> JsonObject:
     return schema
 
 
+def _number(said: str) -> float:
+    """To JSON 40.0 is a whole number."""
+    number = float(said)
+    return int(number) if number.is_integer() else number
+
+
+_DECODER = json.JSONDecoder(parse_float=_number)  # to make one takes as long as to read a short question
+
+
 def read_json(text: str | bytes) -> object:
     try:
-        value: object = json.loads(text)
+        said = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
+        value: object = _DECODER.decode(said)
         return value
     except (ValueError, RecursionError) as error:
         where = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
