@@ -111,7 +111,7 @@ class Scheduler:
             before.add(waiting_id)
         return len(before - {request_id})
 
-    def slot(self, request_id: str) -> "_Slot":
+    def slot(self, request_id: str) -> _Slot:
         """Wait for this request's turn and hold a slot for the length of the `async with` block; whether it is its
         first."""
         return _Slot(partial(self._acquire, request_id), partial(self._release, request_id))

@@ -10,7 +10,7 @@ from engine.markup.parse import PARSERS
 from engine.markup.spans import rebuild
 from tests.timing import cpu_at_most
 
-SECONDS = 8.0  # of this process; each takes an eighth of it or less on an idle machine
+SECONDS = 6.0  # of this process; each takes a fifth of it or less on an idle machine
 MEGABYTES = 1
 NOISE = random.Random(3).randbytes(200_000)
 

@@ -17,7 +17,7 @@ def address(serve: Serve) -> str:
 
 
 def test_what_is_written_of_the_api_is_what_it_does(address: str, tmp_path: Path) -> None:
-    status, said = schemas.check(address, tmp_path, "--phases", "examples,fuzzing", "--max-time", "5")
+    status, said = schemas.check(address, tmp_path, "--phases", "examples,fuzzing", "--max-time", "12")
     assert status == 0, said
 
 

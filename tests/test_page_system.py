@@ -278,7 +278,7 @@ def test_no_question_is_asked_before_the_last_is_answered(desk: BrowserContext, 
         studio.open()
         for _ in range(3):
             studio.page.evaluate(HIDE, False)
-            studio.page.wait_for_timeout(100)
+            studio.page.wait_for_timeout(700)
         assert len(held) == 1
         held[0].fulfill(json=system())
         expect(studio.page.locator("#yw-meter")).to_contain_text("HY-MT1.5-7B")

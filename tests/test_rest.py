@@ -262,8 +262,9 @@ def test_of_gradio_only_what_the_page_is_made_of_answers(serve: Serve) -> None:
     asked = [("POST", "gradio_api/upload"), ("GET", "gradio_api/dev/reload")]
     asked += [("GET", "gradio_api/heartbeat/tab"), ("GET", "config"), ("GET", "gradio_api/file=/etc/passwd")]
     asked += [("GET", "no/such/page"), ("POST", "theme.css"), ("PROPFIND", ""), ("GET", "gradio_api/vibe-code/")]
-    too_much = httpx.post(f"{url}/gradio_api/component_server", content=b"x" * (8 * 2**20 + 1))
-    assert (too_much.status_code, too_much.json()["code"]) == (413, "body_too_large")
+    for route in ("queue/join", "component_server"):
+        answer = httpx.post(f"{url}/gradio_api/{route}", content=b"x" * (8 * 2**20 + 1))
+        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large"), route
     for method, path in asked:
         answer = httpx.request(method, f"{url}/{path}", headers={"Content-Type": "multipart/form-data; boundary=x"})
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
@@ -385,7 +386,7 @@ def test_a_client_that_leaves_frees_the_model_at_once(serve: Serve, fields: dict
     connection.sock.shutdown(socket.SHUT_RDWR)
     connection.close()
     soon(lambda: backend.running == 0, seconds=AT_ONCE_SECONDS)
-    soon(lambda: httpx.get(f"{url}/system").json()["scheduler"]["requests"] == 0)
+    soon(lambda: httpx.get(f"{url}/system").json()["scheduler"]["requests"] == 0, seconds=AT_ONCE_SECONDS)
 
 
 def test_languages_are_those_of_the_model(serve: Serve, url: str) -> None:

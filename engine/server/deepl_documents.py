@@ -39,8 +39,8 @@ def router(translator: Translator, store: Documents, glossaries: Glossaries, usa
 
     @api.post(PATH)
     async def add(request: Request) -> Response:
-        file_name, data, said = await incoming.document(request, MAX_FORM_FIELDS)
-        fields = deepl_fields.read(said, deepl_fields.DocumentOptions)
+        file_name, data, others = await incoming.document(request, MAX_FORM_FIELDS)
+        fields = deepl_fields.read(questions.read_form(others), deepl_fields.DocumentOptions)
         name = fields.filename or file_name
         _refuse_kind(name, fields.output_format)
         choice = await deepl_fields.choice(fields, translator.info, glossaries)

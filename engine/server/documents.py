@@ -115,8 +115,8 @@ def router(store: Documents, glossaries: Glossaries) -> APIRouter:
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
     )
     async def add(request: Request) -> Response:
-        name, data, said = await incoming.document(request, MAX_FORM_FIELDS)
-        fields = questions.read_fields(said, questions.DocumentFields)
+        name, data, others = await incoming.document(request, MAX_FORM_FIELDS)
+        fields = questions.read_fields(questions.read_form(others), questions.DocumentFields)
         asked = await questions.to_request(fields, "", new_id(), glossaries)
         options = Options(exclude=tuple(fields.exclude), retranslate=fields.retranslate)
         job = await store.add(data, Order(name, asked, options))

@@ -12,7 +12,7 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.types import Receive
 
-from engine.errors import InvalidRequest, UnsupportedMedia, YiwenError
+from engine.errors import InvalidRequest, RequestError, UnsupportedMedia, YiwenError
 from engine.server import questions
 from engine.server.forms import MULTIPART, URLENCODED, media_type
 from engine.server.limits import MAX_BODY_BYTES
@@ -40,16 +40,19 @@ async def read(request: Request) -> object:
     raise UnsupportedMedia(f"The content type {kind[:80]!r} is not read here; send application/json or a form.")
 
 
-async def document(request: Request, max_fields: int) -> tuple[str, bytes, questions.FormFields]:
-    """The name and the bytes of the file in a form, and its other fields."""
+async def document(
+    request: Request, max_fields: int, missing: RequestError | None = None
+) -> tuple[str, bytes, list[tuple[str, object]]]:
+    """The name and the bytes of the file in a form, and its other fields. `missing`: what a service with words of its
+    own says where there is none."""
     if media_type(request) != MULTIPART:
-        raise UnsupportedMedia("A document is sent as multipart/form-data, with a part named file.")
+        raise missing or UnsupportedMedia("A document is sent as multipart/form-data, with a part named file.")
     async with request.form(max_files=1, max_fields=max_fields, max_part_size=MAX_BODY_BYTES) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
-            raise InvalidRequest("file is missing; it must be a document, sent as a part of the form.")
-        others = [(name, value) for name, value in form.multi_items() if name != "file"]
-        return file.filename or "", await file.read(), questions.read_form(others)
+            raise missing or InvalidRequest("file is missing; it must be a document, sent as a part of the form.")
+        others: list[tuple[str, object]] = [(name, value) for name, value in form.multi_items() if name != "file"]
+        return file.filename or "", await file.read(), others
 
 
 def _read_urlencoded(body: bytes) -> list[tuple[str, str]]:

@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.datastructures import UploadFile
 
 from engine.config import Config
 from engine.detect import detect
@@ -27,8 +26,6 @@ from engine.languages import LANGUAGES, resolve_any
 from engine.metrics import Metrics
 from engine.server import incoming, others
 from engine.server.download import Download
-from engine.server.forms import MULTIPART, media_type
-from engine.server.limits import MAX_BODY_BYTES
 from engine.server.questions import MAX_ALTERNATIVES, MAX_TEXTS, JsonObject
 from engine.suggestions import Suggestion, Suggestions
 from engine.translator import Translator
@@ -97,14 +94,8 @@ def router(config: Config, translator: Translator, documents: Documents, suggest
 
     @api.post(UPLOAD)
     async def translate_file(request: Request) -> Response:
-        if media_type(request) != MULTIPART:
-            raise _missing("file")
-        async with request.form(max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=MAX_BODY_BYTES) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise _missing("file")
-            source, target = _word(form, "source"), _word(form, "target")
-            name, data = file.filename or "", await file.read()
+        name, data, said = await incoming.document(request, MAX_FORM_FIELDS, _missing("file"))
+        source, target = (_word(dict(said), word) for word in ("source", "target"))
         if not name:
             raise RequestError("Invalid request: empty file")
         if PurePosixPath(name).suffix.lower() not in KINDS:
