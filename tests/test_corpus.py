@@ -42,7 +42,7 @@ def test_marks_are_the_same_and_well_nested_on_both_sides(loaded):
 
 
 def test_without_its_marks_an_example_is_the_pair_it_was_made_from(loaded):
-    sides = {(pair.english, pair.other) for pair in loaded.pairs}
+    sides = {(pair.first, pair.second) for pair in loaded.pairs}
     for example in examples_of(loaded, marks=1.0):
         if example.kind == "marks":
             both = (MARK.sub("", side) for side in (source_of(example.prompt)[8:-9], example.answer[8:-9]))
@@ -68,7 +68,7 @@ def test_a_term_that_occurs_is_obeyed_in_the_answer(loaded):
 
 
 def test_some_terms_ask_for_what_nobody_would_guess(loaded):
-    usual = {(pair.english, pair.other) for pair in loaded.pairs}
+    usual = {(pair.first, pair.second) for pair in loaded.pairs}
     usual |= {(other, english) for english, other in usual}
     answers = {
         (source_of(example.prompt), example.answer)
@@ -109,7 +109,7 @@ def test_held_out_sentences_are_left_out(tmp_path):
     held_out = corpus.test_sentences(write_tests(tmp_path / "test"))
     left = corpus.load(write_corpus(tmp_path / "corpus"), ["fr"], held_out)
     assert set(HELD_OUT) <= held_out
-    assert not {pair.english for pair in left.pairs} & held_out
+    assert not {pair.first for pair in left.pairs} & held_out
 
 
 def test_workers_share_the_pairs_and_all_know_the_dictionary(tmp_path):

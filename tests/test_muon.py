@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim._muon import DEFAULT_A, DEFAULT_B, DEFAULT_C, DEFAULT_NS_STEPS, EPS, _zeropower_via_newtonschulz
 
-from engine.tools.muon import Muon, orthogonalise
+from engine.tools.training.muon import Muon, orthogonalise
 
 SHAPES = [(24, 64), (64, 24), (24, 64), (48, 48)]
 

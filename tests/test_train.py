@@ -18,7 +18,7 @@ from engine.errors import ConfigError
 from engine.inference.model import HunYuanDense, ModelConfig
 from engine.tools import corpus, train
 from engine.tools.asking import GREEDY
-from engine.tools.packing import IGNORED, Encoder, Packed, batches, collate
+from engine.tools.training.packing import IGNORED, Encoder, Packed, batches, collate
 from engine.types import Prompt
 from tests.checkpoints import SEVEN_B, write_tokenizer
 from tests.corpora import HELD_OUT, write_corpus, write_tests

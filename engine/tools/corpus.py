@@ -35,9 +35,10 @@ Link = tuple[Span, Span]  # a span of the English side and its counterpart
 @dataclass(frozen=True, slots=True)
 class Pair:
     origin: str  # which source of the corpus it came from
-    english: str
-    other: str
+    first: str  # in `first_lang`
+    second: str  # in `lang`
     lang: str
+    first_lang: str = "en"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,12 @@ def load(folder: Path, langs: Sequence[str], held_out: frozenset[str], worker: i
     for lang in langs:
         entries: dict[str, list[str]] = {}
         for number, pair in enumerate(_read(folder / f"train.en-{lang}.tsv.zst", lang)):
-            if pair.english in held_out or pair.other in held_out:
+            if pair.first in held_out or pair.second in held_out:
                 continue
             if _is_entry(pair):
-                others = entries.setdefault(pair.english.casefold(), [])
-                if pair.other not in others:
-                    others.append(pair.other)
+                others = entries.setdefault(pair.first.casefold(), [])
+                if pair.second not in others:
+                    others.append(pair.second)
             if number // BLOCK_PAIRS % workers == worker:
                 pairs.append(pair)
         dictionary[lang] = entries
@@ -121,12 +122,12 @@ def _read(path: Path, lang: str) -> Iterator[Pair]:
 def _is_entry(pair: Pair) -> bool:
     """A pair short enough to be a term: at most three words, nothing but words."""
     return (
-        len(pair.english) <= 40
-        and 2 <= len(pair.other) <= 40
-        and len(pair.english.split()) <= 3
-        and len(pair.other.split()) <= 4
-        and re.fullmatch(r"[\w+#'’ -]+", pair.english) is not None
-        and re.fullmatch(r"[\w+#'’ ・-]+", pair.other) is not None
+        len(pair.first) <= 40
+        and 2 <= len(pair.second) <= 40
+        and len(pair.first.split()) <= 3
+        and len(pair.second.split()) <= 4
+        and re.fullmatch(r"[\w+#'’ -]+", pair.first) is not None
+        and re.fullmatch(r"[\w+#'’ ・-]+", pair.second) is not None
     )
 
 
@@ -149,22 +150,22 @@ _ANY_MARK = re.compile(r"</?(?:s\d|sn|source|target)>")
 
 def find_dictionary_links(pair: Pair, entries: Mapping[str, Sequence[str]]) -> list[Link]:
     """Dictionary pairs that stand word for word on both sides; longest first, none overlapping another."""
-    words = [match.span() for match in _WORD.finditer(pair.english)]
-    folded_other = pair.other.casefold()
-    if len(folded_other) != len(pair.other):
+    words = [match.span() for match in _WORD.finditer(pair.first)]
+    folded_other = pair.second.casefold()
+    if len(folded_other) != len(pair.second):
         return []
     links: list[Link] = []
     for length in (3, 2, 1):
         for first in range(len(words) - length + 1):
             start, end = words[first][0], words[first + length - 1][1]
-            entry = pair.english[start:end].casefold()
+            entry = pair.first[start:end].casefold()
             others = entries.get(entry)
-            if not others or (length == 1 and len(entry) < 4) or end - start >= 0.7 * len(pair.english):
+            if not others or (length == 1 and len(entry) < 4) or end - start >= 0.7 * len(pair.first):
                 continue
             if all(word in _STOP_WORDS for word in entry.split()):
                 continue
             for other in sorted(others, key=len, reverse=True):
-                found = _find_whole(pair.other, folded_other, other.casefold(), pair.lang)
+                found = _find_whole(pair.second, folded_other, other.casefold(), pair.lang)
                 if found is not None and _is_free(((start, end), found), links):
                     links.append(((start, end), found))
                     break
@@ -174,11 +175,11 @@ def find_dictionary_links(pair: Pair, entries: Mapping[str, Sequence[str]]) -> l
 def find_identifier_links(pair: Pair) -> list[Link]:
     """Code, names and numbers that occur exactly once on both sides."""
     links: list[Link] = []
-    for match in _IDENTIFIER.finditer(pair.english):
+    for match in _IDENTIFIER.finditer(pair.first):
         text = match.group()
-        if pair.english.count(text) == 1 and pair.other.count(text) == 1:
-            start = pair.other.index(text)
-            before, after = pair.other[:start][-1:], pair.other[start + len(text) :][:1]
+        if pair.first.count(text) == 1 and pair.second.count(text) == 1:
+            start = pair.second.index(text)
+            before, after = pair.second[:start][-1:], pair.second[start + len(text) :][:1]
             glued = any(edge.isalnum() and ord(edge) < 0x2E80 for edge in (before, after))
             link = (match.span(), (start, start + len(text)))
             if not glued and _is_free(link, links):
@@ -188,7 +189,7 @@ def find_identifier_links(pair: Pair) -> list[Link]:
 
 def find_clause_links(pair: Pair) -> list[Link]:
     """Clauses, where both sides have equally many of them."""
-    english, other = ([_trimmed(match) for match in _CLAUSE.finditer(side)] for side in (pair.english, pair.other))
+    english, other = ([_trimmed(match) for match in _CLAUSE.finditer(side)] for side in (pair.first, pair.second))
     return list(zip(english, other, strict=True)) if len(english) == len(other) and 2 <= len(english) <= 6 else []
 
 
@@ -236,8 +237,8 @@ class ExampleMaker:
 
     def examples(self) -> Iterator[Example]:
         while True:
-            for index, into_english in self._epoch():
-                if (example := self.example(index, into_english)) is not None:
+            for index, into_first in self._epoch():
+                if (example := self.example(index, into_first)) is not None:
                     yield example
 
     def _epoch(self) -> list[tuple[int, bool]]:
@@ -249,33 +250,33 @@ class ExampleMaker:
         self.random.shuffle(order)
         return order
 
-    def example(self, index: int, into_english: bool) -> Example | None:
+    def example(self, index: int, into_first: bool) -> Example | None:
         """The example of one pair in one direction, of a kind drawn from the mix; None where the pair is unfit."""
         pair = self.corpus.pairs[index]
-        if _ANY_MARK.search(pair.english + pair.other):
+        if _ANY_MARK.search(pair.first + pair.second):
             return None
-        if not into_english and pair.lang == "zh" and is_traditional(pair.other):
+        if not into_first and pair.lang == "zh" and is_traditional(pair.second):
             return None  # we promise Simplified; Traditional is read, not written
         mix, draw = self.mix, self.random.random()
         made: Example | None = None
         if draw < mix.marks:
-            made = self.with_marks(pair, into_english)
+            made = self.with_marks(pair, into_first)
         elif draw < mix.marks + mix.terms:
-            made = self.with_terms(pair, into_english)
+            made = self.with_terms(pair, into_first)
         elif draw < mix.marks + mix.terms + mix.context:
-            made = self._with_context(index, into_english)
+            made = self._with_context(index, into_first)
         elif draw < mix.marks + mix.terms + mix.context + mix.join:
-            made = self._joined(index, into_english)
-        return made or plain(pair, into_english)
+            made = self._joined(index, into_first)
+        return made or plain(pair, into_first)
 
-    def with_marks(self, pair: Pair, into_english: bool) -> Example | None:
+    def with_marks(self, pair: Pair, into_first: bool) -> Example | None:
         """One to three spans, or the whole, wrapped in numbered marks on both sides."""
-        if "<" in pair.english or "<" in pair.other or len(pair.english) <= 12:
+        if "<" in pair.first or "<" in pair.second or len(pair.first) <= 12:
             return None
-        whole: Link = ((0, len(pair.english)), (0, len(pair.other)))
+        whole: Link = ((0, len(pair.first)), (0, len(pair.second)))
         draw, links = self.random.random(), list[Link]()
         if draw < 0.10:
-            return _marked(pair, [whole], 1, into_english)
+            return _marked(pair, [whole], 1, into_first)
         if draw < 0.35:
             links = find_clause_links(pair)
         if not links:
@@ -285,16 +286,16 @@ class ExampleMaker:
             return None
         self.random.shuffle(links)
         links = links[: self.random.choices((1, 2, 3, 4), (0.50, 0.28, 0.15, 0.07))[0]]
-        links.sort(key=lambda link: link[1 if into_english else 0])
+        links.sort(key=lambda link: link[1 if into_first else 0])
         if self.random.random() < 0.12 and whole[0] != links[0][0]:
             links.insert(0, whole)
         first = 1 if self.random.random() < 0.8 else self.random.randint(1, 10 - len(links))
-        return _marked(pair, links, first, into_english)
+        return _marked(pair, links, first, into_first)
 
-    def with_terms(self, pair: Pair, into_english: bool) -> Example | None:
+    def with_terms(self, pair: Pair, into_first: bool) -> Example | None:
         """One to three terms of the sentence; in a third of the cases one of them wants a random other word, so that
         obeying the glossary pays more than guessing."""
-        if len(pair.english) <= 16:
+        if len(pair.first) <= 16:
             return None
         entries = self.corpus.dictionary[pair.lang]
         links = find_dictionary_links(pair, entries)
@@ -304,13 +305,13 @@ class ExampleMaker:
             return None
         self.random.shuffle(links)
         links = links[: self.random.choices((1, 2, 3), (0.62, 0.26, 0.12))[0]]
-        source, answer = (pair.other, pair.english) if into_english else (pair.english, pair.other)
+        source, answer = (pair.second, pair.first) if into_first else (pair.first, pair.second)
         terms = []
         for number, (english, other) in enumerate(links):
-            from_span, to_span = (other, english) if into_english else (english, other)
+            from_span, to_span = (other, english) if into_first else (english, other)
             term = Term(source[slice(*from_span)], answer[slice(*to_span)])
             if number == 0 and entries and self.random.random() < 0.35:
-                term = Term(term.source, self._random_entry(pair.lang, into_english))
+                term = Term(term.source, self._random_entry(pair.lang, into_first))
                 answer = answer[: to_span[0]] + term.target + answer[to_span[1] :]
                 links = links[:1]  # the other spans have moved
                 terms = [term]
@@ -320,11 +321,11 @@ class ExampleMaker:
             terms.append(term)
         if entries and self.random.random() < 0.15:  # a term that does not occur must change nothing
             stray = self._random_key(pair.lang)
-            if stray not in pair.english.casefold():
+            if stray not in pair.first.casefold():
                 other_side = self.random.choice(entries[stray])
-                terms.append(Term(other_side, stray) if into_english else Term(stray, other_side))
+                terms.append(Term(other_side, stray) if into_first else Term(stray, other_side))
                 self.random.shuffle(terms)
-        target = "en" if into_english else pair.lang
+        target = "en" if into_first else pair.lang
         return Example("terms", prompts.with_terms(FAMILY, target, terms, source), answer, tuple(terms))
 
     def _random_key(self, lang: str) -> str:
@@ -333,9 +334,9 @@ class ExampleMaker:
             keys = self._keys[lang] = list(self.corpus.dictionary[lang])
         return self.random.choice(keys)
 
-    def _random_entry(self, lang: str, into_english: bool) -> str:
+    def _random_entry(self, lang: str, into_first: bool) -> str:
         key = self._random_key(lang)
-        return key if into_english else self.random.choice(self.corpus.dictionary[lang][key])
+        return key if into_first else self.random.choice(self.corpus.dictionary[lang][key])
 
     def _neighbour(self, index: int) -> Pair | None:
         """The pair that follows, if it is of the same source."""
@@ -344,46 +345,46 @@ class ExampleMaker:
         here, there = self.corpus.pairs[index], self.corpus.pairs[index + 1]
         return there if (there.origin, there.lang) == (here.origin, here.lang) else None
 
-    def _with_context(self, index: int, into_english: bool) -> Example | None:
+    def _with_context(self, index: int, into_first: bool) -> Example | None:
         before, pair = self.corpus.pairs[index], self._neighbour(index)
-        if pair is None or _ANY_MARK.search(pair.english + pair.other):
+        if pair is None or _ANY_MARK.search(pair.first + pair.second):
             return None
-        if not into_english and pair.lang == "zh" and is_traditional(pair.other):
+        if not into_first and pair.lang == "zh" and is_traditional(pair.second):
             return None
         shown, source, answer, target = (
-            (before.other, pair.other, pair.english, "en")
-            if into_english
-            else (before.english, pair.english, pair.other, pair.lang)
+            (before.second, pair.second, pair.first, "en")
+            if into_first
+            else (before.first, pair.first, pair.second, pair.lang)
         )
         return Example("context", prompts.with_context(FAMILY, target, shown, source), answer)
 
-    def _joined(self, index: int, into_english: bool) -> Example | None:
+    def _joined(self, index: int, into_first: bool) -> Example | None:
         """Two to four neighbours as one text: short paragraphs, sometimes with line breaks."""
         pairs = [self.corpus.pairs[index]]
         for step in range(self.random.choice((1, 1, 2, 3))):
             following = self._neighbour(index + step)
-            if following is None or (following.lang == "zh" and is_traditional(following.other)):
+            if following is None or (following.lang == "zh" and is_traditional(following.second)):
                 break
             pairs.append(following)
-        if len(pairs) == 1 or sum(len(pair.english) for pair in pairs) > MAX_JOINED_CHARACTERS:
+        if len(pairs) == 1 or sum(len(pair.first) for pair in pairs) > MAX_JOINED_CHARACTERS:
             return None
         english_gap, other_gap = " ", " " if LANGUAGES[pairs[0].lang].spaced else ""
         if self.random.random() < 0.3:
             english_gap = other_gap = "\n"
         joined = Pair(
             pairs[0].origin,
-            english_gap.join(pair.english for pair in pairs),
-            other_gap.join(pair.other for pair in pairs),
+            english_gap.join(pair.first for pair in pairs),
+            other_gap.join(pair.second for pair in pairs),
             pairs[0].lang,
         )
-        made = plain(joined, into_english)
+        made = plain(joined, into_first)
         return Example("join", made.prompt, made.answer)
 
 
-def plain(pair: Pair, into_english: bool) -> Example:
-    if into_english:
-        return Example("plain", prompts.plain(FAMILY, pair.lang, "en", pair.other), pair.english)
-    return Example("plain", prompts.plain(FAMILY, "en", pair.lang, pair.english), pair.other)
+def plain(pair: Pair, into_first: bool) -> Example:
+    if into_first:
+        return Example("plain", prompts.plain(FAMILY, pair.lang, "en", pair.second), pair.first)
+    return Example("plain", prompts.plain(FAMILY, "en", pair.lang, pair.first), pair.second)
 
 
 def is_traditional(chinese: str) -> bool:
@@ -392,12 +393,12 @@ def is_traditional(chinese: str) -> bool:
     return len(han.encode("gb2312", errors="ignore")) != 2 * len(han)
 
 
-def _marked(pair: Pair, links: Sequence[Link], first: int, into_english: bool) -> Example:
+def _marked(pair: Pair, links: Sequence[Link], first: int, into_first: bool) -> Example:
     english, other = (
         _wrap(text, [(link[side], first + number) for number, link in enumerate(links)])
-        for side, text in enumerate((pair.english, pair.other))
+        for side, text in enumerate((pair.first, pair.second))
     )
-    source, answer, target = (other, english, "en") if into_english else (english, other, pair.lang)
+    source, answer, target = (other, english, "en") if into_first else (english, other, pair.lang)
     return Example("marks", prompts.with_marks(FAMILY, target, source), f"<target>{answer}</target>")
 
 

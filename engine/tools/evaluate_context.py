@@ -168,8 +168,8 @@ def _together(lines: Sequence[corpus.Pair]) -> Iterable[Sequence[corpus.Pair]]:
 
 
 def _directions(lang: str, lines: Sequence[corpus.Pair]) -> tuple[Text, Text]:
-    english = " ".join(line.english for line in lines)
-    other = ("" if lang in WITHOUT_SPACES else " ").join(line.other for line in lines)
+    english = " ".join(line.first for line in lines)
+    other = ("" if lang in WITHOUT_SPACES else " ").join(line.second for line in lines)
     return Text(f"en-{lang}", english, other), Text(f"{lang}-en", other, english)
 
 

@@ -30,9 +30,9 @@ def questions_of(
     backend: Backend, folder: Path, dictionary: corpus.Dictionary, langs: Sequence[str], count: int
 ) -> list[Question]:
     questions = []
-    for pair, into_english, example in islice(_examples(folder, dictionary, langs), count):
+    for pair, into_first, example in islice(_examples(folder, dictionary, langs), count):
         text = example.prompt.rpartition("<source>")[2].removesuffix("</source>")
-        without = evaluate_quality.plain(backend, "marks", pair, into_english)
+        without = evaluate_quality.plain(backend, "marks", pair, into_first)
         questions.append(replace(without, text=text, prompt=example.prompt, reference=example.answer))
     return questions
 
@@ -46,9 +46,9 @@ def _examples(
     dice.shuffle(pairs)
     maker = corpus.ExampleMaker(corpus.Corpus(pairs, dictionary), corpus.Mix(), dice)
     for number, pair in enumerate(pairs):
-        into_english = number % 2 == 0
-        if (example := maker.with_marks(pair, into_english)) is not None:
-            yield pair, into_english, example
+        into_first = number % 2 == 0
+        if (example := maker.with_marks(pair, into_first)) is not None:
+            yield pair, into_first, example
 
 
 def marks_scores(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, Any]:

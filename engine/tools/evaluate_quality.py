@@ -63,17 +63,17 @@ def questions_of(
 ) -> list[Question]:
     """Both directions of every line of every set."""
     return [
-        plain(backend, name, pair, into_english)
+        plain(backend, name, pair, into_first)
         for name in sets
         for lang in langs
         for pair in corpus.test_pairs(folder, name, lang)[:limit]
-        for into_english in (False, True)
+        for into_first in (False, True)
     ]
 
 
-def plain(backend: Backend, name: str, pair: corpus.Pair, into_english: bool) -> Question:
+def plain(backend: Backend, name: str, pair: corpus.Pair, into_first: bool) -> Question:
     source, target, text, reference = (
-        (pair.lang, "en", pair.other, pair.english) if into_english else ("en", pair.lang, pair.english, pair.other)
+        (pair.lang, "en", pair.second, pair.first) if into_first else ("en", pair.lang, pair.first, pair.second)
     )
     prompt = prompts.plain(backend.info.family, source, target, text)
     return Question(name, source, target, text, prompt, reference)

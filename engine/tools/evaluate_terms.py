@@ -188,12 +188,12 @@ def in_domain_questions(
     maker = corpus.ExampleMaker(corpus.Corpus(pairs, dictionary), corpus.Mix(), dice)
     questions: list[Question] = []
     for number, pair in enumerate(pairs):
-        into_english = number % 2 == 0
-        example = maker.with_terms(pair, into_english)
+        into_first = number % 2 == 0
+        example = maker.with_terms(pair, into_first)
         if example is None:
             continue
         source, target, text, reference = (
-            (pair.lang, "en", pair.other, pair.english) if into_english else ("en", pair.lang, pair.english, pair.other)
+            (pair.lang, "en", pair.second, pair.first) if into_first else ("en", pair.lang, pair.first, pair.second)
         )
         known = glossary.check(example.terms, _translated(text), reference, source, target)
         if not known:
@@ -225,14 +225,14 @@ def long_text(folder: Path, source: str, target: str, words: int) -> str:
     """
     lang = source if target == "en" else target
     pairs = [pair for name in LONG_TEXT_SETS for pair in corpus.test_pairs(folder, name, lang)]
-    pairs = [pair for pair in pairs if _is_sentence(pair.english) and _is_sentence(pair.other)]
+    pairs = [pair for pair in pairs if _is_sentence(pair.first) and _is_sentence(pair.second)]
     random.Random(SEED).shuffle(pairs)
     sentences, size = list[str](), 0
     for pair in pairs:
         if size >= words:
             break
-        sentences.append(pair.english if source == "en" else pair.other)
-        size += len(pair.english.split())
+        sentences.append(pair.first if source == "en" else pair.second)
+        size += len(pair.first.split())
     gap = "" if source in ("zh", "zh-Hant", "ja") else " "
     starts = range(0, len(sentences), PARAGRAPH_SENTENCES)
     return "\n\n".join(gap.join(sentences[start : start + PARAGRAPH_SENTENCES]) for start in starts)

@@ -43,8 +43,8 @@ from engine.inference.runner import TorchRunner
 from engine.inference.sampler import GREEDY
 from engine.tools import corpus, int4
 from engine.tools.asked import amount, count
-from engine.tools.muon import Muon
-from engine.tools.packing import IGNORED, Encoder, Packed, batches
+from engine.tools.training.muon import Muon
+from engine.tools.training.packing import IGNORED, Encoder, Packed, batches
 from engine.types import FinishReason
 
 TIMING_STEPS = 100  # after these the steps that fit into --minutes are counted
