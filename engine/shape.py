@@ -66,6 +66,8 @@ class ModelShape:
         head_dim = config.get("head_dim") or hidden // heads
         quantization = config.get("quantization_config") or {}
         method = _METHODS.get(quantization.get("quant_method", ""))
+        if method == "gptq-int4" and quantization.get("bits") == 8:
+            method = None  # widened as it is read, so it takes what its dtype takes
         body = _body_parameters(hidden, inner, layers, heads, kv_heads, head_dim)
         packed = _packed(folder, method) if folder and method else None
         if packed is None:
@@ -122,7 +124,7 @@ def _packed(folder: Path, method: str) -> tuple[int, int] | None:
     parameters = packed_bytes = 0
     try:
         for path in sorted(folder.glob("*.safetensors")):
-            for name, tensor in _header(path).items():
+            for name, tensor in read_header(path).items():
                 start, end = tensor["data_offsets"]
                 if method == "gptq-int4" and name.endswith((".qweight", ".qzeros", ".scales")):
                     parameters += 8 * prod(tensor["shape"]) if name.endswith(".qweight") else 0  # eight in an int32
@@ -135,12 +137,21 @@ def _packed(folder: Path, method: str) -> tuple[int, int] | None:
     return (parameters, packed_bytes) if parameters else None
 
 
-def _header(path: Path) -> dict[str, dict[str, Any]]:
-    """Name → dtype, shape and place of each tensor: a safetensors file begins with the length of this JSON."""
+def read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Name → dtype, shape and place of each tensor: a safetensors file begins with the length of this JSON.
+
+    Raises `ValueError` where it does not, or where less follows than it says.
+    """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _LONGEST_HEADER_BYTES:
             raise ValueError(f"a header of {length} bytes")
         header: dict[str, dict[str, Any]] = json.loads(file.read(length))
-    header.pop("__metadata__", None)
+    try:
+        header.pop("__metadata__", None)
+        said = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError("its header is not of safetensors") from error
+    if (found := path.stat().st_size) < said:
+        raise ValueError(f"{found:,} of its {said:,} bytes are there")
     return header

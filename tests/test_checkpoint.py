@@ -242,6 +242,77 @@ def pickled_weights(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def consolidated(folder):
+    (folder / "model.safetensors").rename(folder / "consolidated.00.pth")
+    (folder / "config.json").rename(folder / "params.json")
+
+
+def pickles_in_shards(folder):
+    (folder / "model.safetensors").unlink()
+    for number in range(1, 8):
+        (folder / f"pytorch_model-0000{number}-of-00007.bin").write_bytes(b"")
+
+
+def pickle_by_another_name(folder):
+    torch.save({"model.norm.weight": torch.zeros(128)}, folder / "model.safetensors")
+
+
+def other_header(folder):
+    header = b'{"a": [1, 2]}'
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def a_byte_too_few(folder):
+    shard(folder)
+    path = folder / "model-00001-of-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def a_byte_too_many(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes() + b"0")
+
+
+def index_of(folder, file):
+    shard(folder)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    write_json(folder / "model.safetensors.index.json", {"weight_map": index["weight_map"] | {QUERY: file}})
+
+
+def index_of_the_folder_above(folder):
+    shutil.copy(folder / "model.safetensors", folder.parent)
+    index_of(folder, "../model.safetensors")
+
+
+def index_of_another_disk(folder):
+    index_of(folder, "C:model.safetensors")
+
+
+def index_of_a_pickle(folder):
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    index_of(folder, "pytorch_model.bin")
+
+
+def index_of_a_number(folder):
+    index_of(folder, 1)
+
+
+def index_that_is_a_list(folder):
+    shard(folder)
+    write_json(folder / "model.safetensors.index.json", {"weight_map": ["model-00001-of-00002.safetensors"]})
+
+
+def nan_in_a_shard(folder):
+    nan_in_a_matrix(folder)
+    shard(folder)
+
+
+def no_shards(folder):
+    index_of(folder, "model-00003-of-00007.safetensors")
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+
+
 def half_the_weights(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -416,16 +487,37 @@ def broken_generation_config(folder):
         (no_size, UnsupportedModel, "does not say hidden_size"),
         (yarn, UnsupportedModel, "'yarn'"),
         (no_weights, ModelNotFound, "holds no model.safetensors"),
-        (pickled_weights, ModelNotFound, "holds no model.safetensors"),
-        (half_the_weights, UnsupportedModel, "model.safetensors' cannot be read .*fetch it again"),
+        (
+            pickled_weights,
+            UnsupportedModel,
+            r"pickle files \(pytorch_model.bin\), which can run code .* safetensors only",
+        ),
+        (consolidated, UnsupportedModel, r"pickle files \(consolidated.00.pth\), which can run code"),
+        (pickles_in_shards, UnsupportedModel, r"pickle files \(pytorch_model-00001-of-00007.bin, .* and 3 more\)"),
+        (pickle_by_another_name, UnsupportedModel, "model.safetensors' is a pickle file, which can run code"),
+        (other_header, UnsupportedModel, r"model.safetensors' cannot be read \(its header is not of safetensors\)"),
+        (a_byte_too_few, UnsupportedModel, "model-00001-of-00002.safetensors' cannot be read .* bytes are there"),
+        (a_byte_too_many, UnsupportedModel, "model.safetensors' cannot be read"),
+        (index_of_the_folder_above, UnsupportedModel, "names ../model.safetensors; .* of the folder itself only"),
+        (index_of_another_disk, UnsupportedModel, "names C:model.safetensors; .* of the folder itself only"),
+        (index_of_a_pickle, UnsupportedModel, "names pytorch_model.bin; .* safetensors files"),
+        (index_of_a_number, UnsupportedModel, "index.json' does not say which tensor is in which file"),
+        (index_that_is_a_list, UnsupportedModel, "index.json' does not say which tensor is in which file"),
+        (nan_in_a_shard, UnsupportedModel, "layers.0.mlp.down_proj.weight of .* holds NaN or infinity"),
+        (no_shards, ModelNotFound, "model-00003-of-00007.safetensors, 3 of the 3 files that its index names"),
+        (
+            half_the_weights,
+            UnsupportedModel,
+            r"model.safetensors' cannot be read \([\d,]+ of its [\d,]+ bytes .*fetch it again",
+        ),
         (empty_weights, UnsupportedModel, "model.safetensors' cannot be read .*fetch it again"),
-        (pointer_for_weights, UnsupportedModel, "model.safetensors' cannot be read .*fetch it again"),
+        (pointer_for_weights, UnsupportedModel, "model.safetensors' is a pointer of Git LFS, .* git lfs pull"),
         (no_tensor, UnsupportedModel, "lacks the tensor model.layers.1.self_attn.q_proj"),
         (wrong_shape, UnsupportedModel, r"layers.1.self_attn.q_proj has shape \(256, 64\), not \(256, 128\)"),
         (too_few_rows, UnsupportedModel, r"layers.1.self_attn.q_proj has shape \(128, 128\), not \(256, 128\)"),
         (untied_without_a_head, UnsupportedModel, "lacks the tensor lm_head"),
         (unknown_quantisation, UnsupportedModel, "'awq' cannot be read; bf16, INT8 and GPTQ INT4 can"),
-        (three_bits, UnsupportedModel, "3 bits cannot be read; 4 bits can"),
+        (three_bits, UnsupportedModel, "3 bits cannot be read; 4 and 8 bits can"),
         (int8_without_scales, UnsupportedModel, "lacks the tensor .*k_proj.weight_scale"),
         (int8_of_wrong_shape, UnsupportedModel, r"embed_tokens has shape \(8, 128\)"),
         (gptq_without_zeros, UnsupportedModel, "lacks the tensor .*q_proj.qzeros"),

@@ -5,29 +5,34 @@ has become a folder before.
 """
 
 import json
-import shutil
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from engine.errors import ModelNotFound, UnsupportedModel
-from engine.inference import gptq
+from engine.inference import gptq, weight_files
 from engine.inference.gptq import GptqConfig, Int4Weight
-from engine.inference.int8 import dequantize_rows, float_weight, quantize_rows
+from engine.inference.int8 import BLOCK_ROWS, dequantize_rows, float_weight, quantize_rows
 from engine.inference.model import HunYuanDense, ModelConfig, effective_rope_base
+from engine.inference.weight_files import CONFIG, INDEX, WHOLE, Piece, in_shards, place
 from engine.progress import Advance, untold
-from engine.shape import MAX_POSITIONS
+from engine.shape import MAX_POSITIONS, read_header
 
 ARCHITECTURE = "HunYuanDenseV1ForCausalLM"
 GPTQ_METHOD = "gptq"
 INT8_METHOD = "int8-rows"  # our own: `X.weight` INT8 and `X.weight_scale` fp32 a row, see `int8`
-WHOLE_BYTES = 5_000_000_000  # the hub's own bound of one file
+WHOLE_BYTES = weight_files.WHOLE_BYTES
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch's, in a zip and before
+_POINTER = b"version https://git-lfs"
+_NAMED = 4  # files in a sentence
 
 _NEEDED = (  # in config.json; the rest has a default
     "vocab_size",
@@ -64,10 +69,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a folder, checked to be a model we can run."""
     if not folder.is_dir():
         raise ModelNotFound(f"There is no model folder {str(folder)!r}; give a folder that holds config.json.")
-    path = folder / "config.json"
+    path = place(folder, CONFIG)
     try:
         config = read_json(path)
     except FileNotFoundError as error:
+        refuse_pickles(folder)
         raise ModelNotFound(f"The folder {str(folder)!r} holds no config.json, so it is no model.") from error
     found = config.get("architectures")
     if found != [ARCHITECTURE]:
@@ -130,26 +136,26 @@ def load_model(
     int4: MakeLinear | None = None,
     int8: MakeRows | None = None,
     told: Advance = untold,
+    rounded: bool = False,
 ) -> HunYuanDense:
     """The model of a folder, on `device`, in evaluation mode. Quantised matrices are what `int4` and `int8` make of
-    them (query, key and value as one, gate and up too), or are widened to `dtype` without.
+    them (query, key and value as one, gate and up too), or are widened to `dtype` without. `rounded`: those in 16 or 32
+    bits become INT8 rows as they are read, and what `int8` makes of these.
 
     Tensors go to the device one at a time: the host holds no more than the largest. `told` learns how far it is.
     """
     with torch.device("meta"):
         model = HunYuanDense(model_config(config))
-    weights = _Weights(folder, config.get("quantization_config") or {}, device)
-    for place, names in _names(model):
-        module = model.get_submodule(place)
+    weights = Weights(folder, config, device)
+    for where, parts in _parts(model):
+        module = model.get_submodule(where)
         assert isinstance(module.weight, Tensor)
-        widths = _widths(model.config, place, module.weight)
-        expected = [part.shape for part in torch.split(module.weight, widths)]
-        parts = list(zip(names, expected, strict=True))
+        names = [name for name, _ in parts]
         if int4 and all(weights.is_int4(name) for name in names):
-            _replace(model, place, int4(gptq.fuse([weights.int4(*part) for part in parts], place)))
-        elif int8 and all(weights.is_int8(name) for name in names):
+            _replace(model, where, int4(gptq.fuse([weights.int4(*part) for part in parts], where)))
+        elif int8 and (all(weights.is_int8(name) for name in names) or (rounded and module.weight.ndim == 2)):
             quantized, scales = zip(*(weights.int8(*part) for part in parts), strict=True)
-            _replace(model, place, int8(_joined(quantized), _joined(scales)))
+            _replace(model, where, int8(_joined(quantized), _joined(scales)))
         else:
             wide = _joined([weights.wide(*part, dtype) for part in parts])
             module.weight = nn.Parameter(wide, requires_grad=False)
@@ -167,38 +173,65 @@ def save_model(
     shard_bytes: int = WHOLE_BYTES,
 ) -> None:
     """A checkpoint folder that transformers alone can load. `dtype` torch.int8 quantises the matrices a row at a time
-    (then only Yiwen reads it). `extra` goes into config.json."""
-    tensors: dict[str, Tensor] = {}
-    for name, weight in tensors_of(model):
-        if dtype == torch.int8 and weight.ndim == 2:
-            tensors[name], tensors[name + "_scale"] = (each.contiguous().cpu() for each in quantize_rows(weight))
-        else:
-            kept = torch.bfloat16 if dtype == torch.int8 else dtype
-            tensors[name] = weight.to(kept).cpu().clone()
-    config = transformers_config(model.config) | dict(extra)
-    if dtype == torch.int8:
-        config["quantization_config"] = {"quant_method": INT8_METHOD, "bits": 8}
-    else:
-        config["dtype"] = str(dtype).removeprefix("torch.")
-    write(tensors, config, folder, shard_bytes)
+    (then only Yiwen reads it). `extra` goes into config.json. Raises `ConfigError`, as `write`."""
+    pieces = [piece(name, weight.shape, dtype, partial(_same, weight)) for name, weight in tensors_of(model)]
+    weight_files.write(pieces, described(model.config, dtype, extra), folder, shard_bytes)
 
 
 def tensors_of(model: HunYuanDense) -> Iterator[tuple[str, Tensor]]:
     """(name in a checkpoint, weight in a float dtype); most are views of the model's own."""
-    for place, names in _names(model):
-        weight = float_weight(model.get_submodule(place))
-        for name, part in zip(names, torch.split(weight, _widths(model.config, place, weight)), strict=True):
-            yield name + ".weight", part
+    for where, parts in _parts(model):
+        weight = float_weight(model.get_submodule(where))
+        rows = [shape[0] for _, shape in parts]
+        yield from zip((f"{name}.weight" for name, _ in parts), torch.split(weight, rows), strict=True)
 
 
-def write(tensors: dict[str, Tensor], config: Mapping[str, Any], folder: Path, shard_bytes: int = WHOLE_BYTES) -> None:
-    """`config.json` and `model.safetensors`, or several with an index above `shard_bytes`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(tensors, folder, max_shard_size=shard_bytes, metadata={"format": "pt"})
-    described = folder / "config.json"
-    described.write_text(json.dumps(config, ensure_ascii=False, indent=1), encoding="utf-8")
-    for file in folder.glob("model*.safetensors"):
-        shutil.copymode(described, file)  # safetensors lets nobody but its owner read it
+def shapes_of(config: ModelConfig) -> dict[str, torch.Size]:
+    """Every weight of a checkpoint, without the ending `.weight`."""
+    with torch.device("meta"):
+        model = HunYuanDense(config)
+    return {name: shape for _, parts in _parts(model) for name, shape in parts}
+
+
+def piece(name: str, shape: torch.Size, dtype: torch.dtype, make: Callable[[], Tensor]) -> Piece:
+    """What `make` gives in any float dtype, as it is stored in a checkpoint of `dtype`."""
+    forms = _stored(name, torch.empty(shape, device="meta"), dtype)
+    return Piece(forms, lambda: _stored(name, make(), dtype))
+
+
+def described(config: ModelConfig, dtype: torch.dtype, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of such a checkpoint."""
+    if dtype == torch.int8:
+        form: dict[str, Any] = {"quantization_config": {"quant_method": INT8_METHOD, "bits": 8}}
+    else:
+        form = {"dtype": str(dtype).removeprefix("torch.")}
+    return transformers_config(config) | dict(extra) | form
+
+
+def write(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path, shard_bytes: int = WHOLE_BYTES
+) -> None:
+    """`config.json` and `model.safetensors`, or several with an index above `shard_bytes`. Other files of the folder
+    stay as they are.
+
+    Raises `ConfigError` where the disk has no room or refuses: then what was there before stays.
+    """
+    pieces = [Piece({name: tensor.to("meta")}, partial(dict, {name: tensor})) for name, tensor in tensors.items()]
+    weight_files.write(pieces, config, folder, shard_bytes)
+
+
+def _stored(name: str, weight: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    if dtype == torch.int8 and weight.ndim == 2:
+        blocks = [quantize_rows(block) for block in torch.split(weight, BLOCK_ROWS)]
+        return {
+            name: torch.cat([rows for rows, _ in blocks]),
+            f"{name}_scale": torch.cat([scale for _, scale in blocks]),
+        }
+    return {name: weight.to(torch.bfloat16 if dtype == torch.int8 else dtype)}
+
+
+def _same(weight: Tensor) -> Tensor:
+    return weight
 
 
 def transformers_config(config: ModelConfig) -> dict[str, Any]:
@@ -224,31 +257,31 @@ def transformers_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-class _Weights:
+class Weights:
     """Matrices and vectors by name from one `model.safetensors` or its shards, each read when asked for."""
 
-    def __init__(self, folder: Path, quantization: Mapping[str, Any], device: str) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], device: str = "cpu") -> None:
+        quantization = config.get("quantization_config") or {}
         method = quantization.get("quant_method")
         if method not in (None, GPTQ_METHOD, INT8_METHOD):
             raise UnsupportedModel(f"Weights quantised by {method!r} cannot be read; bf16, INT8 and GPTQ INT4 can.")
         self._gptq = GptqConfig.read(quantization) if method == GPTQ_METHOD else None
         self._folder, self._device = folder, device
         self._read_bytes = 0
-        index = folder / "model.safetensors.index.json"
-        if index.exists():
-            self._files: dict[str, str] = read_json(index).get("weight_map") or {}
+        if in_shards(folder):
+            self._files = _indexed(folder)
+            for name in sorted({*self._files.values()}):
+                _header(folder, name)  # so that what is cut short is told before the first gigabytes are read
         else:
-            with self._open("model.safetensors") as file:
-                self._files = dict.fromkeys(file.keys(), "model.safetensors")
-        files = (folder / name for name in {*self._files.values()})
-        self._bytes = sum(file.stat().st_size for file in files if file.exists())
+            self._files = dict.fromkeys(_header(folder, WHOLE), WHOLE)
+        self._bytes = sum(place(folder, name).stat().st_size for name in {*self._files.values()})
 
     @property
     def share_read(self) -> float:
         return self._read_bytes / self._bytes if self._bytes else 0.0
 
     def is_int4(self, name: str) -> bool:
-        return self._gptq is not None and name + ".qweight" in self._files
+        return self._is_gptq(name) and self._gptq is not None and self._gptq.bits == 4
 
     def is_int8(self, name: str) -> bool:
         return name + ".weight_scale" in self._files  # also the embedding of a GPTQ checkpoint of our own
@@ -263,16 +296,20 @@ class _Weights:
         return weight
 
     def int8(self, name: str, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """(INT8 [out, in], scales [out])."""
-        return self._matrix(name, shape), self._scales(name, shape)
+        """(INT8 [out, in], scales [out]), as they are stored, or rounded."""
+        weight = self.wide(name, shape, torch.float32) if self._is_gptq(name) else self._matrix(name, shape)
+        return (weight, self._scales(name, shape)) if weight.dtype == torch.int8 else quantize_rows(weight)
 
     def wide(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        if self.is_int4(name):
+        if self._is_gptq(name):
             return self.int4(name, shape).dequantize().to(dtype)
         weight = self._matrix(name, shape)
         if weight.dtype == torch.int8:
             return dequantize_rows(weight, self._scales(name, shape), dtype)
         return weight.to(dtype)
+
+    def _is_gptq(self, name: str) -> bool:
+        return self._gptq is not None and name + ".qweight" in self._files
 
     def _matrix(self, name: str, shape: torch.Size) -> Tensor:
         weight = self._tensor(name + ".weight")
@@ -288,31 +325,109 @@ class _Weights:
     def _tensor(self, name: str) -> Tensor:
         if name not in self._files:
             raise UnsupportedModel(f"The checkpoint {str(self._folder)!r} lacks the tensor {name}.")
-        with self._open(self._files[name]) as file:
+        path = place(self._folder, self._files[name])
+        with opened(path) as file:
             tensor: Tensor = file.get_tensor(name).to(self._device)
         self._read_bytes += tensor.nbytes
-        # aminmax: NaN spreads through it too, and isfinite on each value takes twenty times as long on a CPU
-        if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
-            raise UnsupportedModel(
-                f"The tensor {name} of {str(self._folder)!r} holds NaN or infinity; it is damaged: fetch it again."
-            )
+        check_finite(name, tensor, self._folder)
         return tensor
 
-    @contextmanager
-    def _open(self, name: str) -> Iterator[Any]:
-        try:
-            with safe_open(self._folder / name, "pt") as file:
-                yield file
-        except FileNotFoundError as error:
-            raise ModelNotFound(f"The folder {str(self._folder)!r} holds no {name}.") from error
-        except (SafetensorError, OSError) as error:
-            raise UnsupportedModel(
-                f"{str(self._folder / name)!r} cannot be read ({error}); it may be cut short: fetch it again."
-            ) from error
+
+def check_finite(name: str, tensor: Tensor, folder: Path) -> None:
+    # aminmax: NaN spreads through it too, and isfinite on each value takes twenty times as long on a CPU
+    if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+        raise UnsupportedModel(
+            f"The tensor {name} of {str(folder)!r} holds NaN or infinity; it is damaged: fetch it again."
+        )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file. Raises `ModelNotFound`, and `UnsupportedModel` for what is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise ModelNotFound(f"The folder {str(path.parent)!r} holds no {path.name}.") from error
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def refuse_pickles(folder: Path) -> None:
+    """For where no safetensors are found: says so if the weights are there as pickle files."""
+    found = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if found:
+        raise UnsupportedModel(
+            f"The weights in {str(folder)!r} are pickle files ({_some(found)}), which can run code when they are read; "
+            "Yiwen reads safetensors only. Fetch the model in safetensors, or load what you trust with transformers "
+            "and write them anew with save_pretrained."
+        )
+
+
+def _indexed(folder: Path) -> dict[str, str]:
+    """Tensor → file. Raises `ModelNotFound` for files that are not there."""
+    index = place(folder, INDEX)
+    files: dict[str, str] = read_json(index).get("weight_map") or {}
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise UnsupportedModel(f"{str(index)!r} does not say which tensor is in which file; fetch it again.")
+    names = sorted({*files.values()})
+    if outside := [name for name in names if re.search(r"[/\\:]", name) or not name.endswith(".safetensors")]:
+        raise UnsupportedModel(
+            f"{str(index)!r} names {_some(outside)}; weights are read from safetensors files of the folder itself only."
+        )
+    if missing := [name for name in names if not place(folder, name).exists()]:
+        raise ModelNotFound(
+            f"The folder {str(folder)!r} holds no {_some(missing)}, {len(missing)} of the {len(names)} files that its "
+            "index names; fetch what is missing."
+        )
+    return files
+
+
+def _header(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    """What a file says it holds, which is all there. Raises `ModelNotFound` and `UnsupportedModel`."""
+    path = place(folder, name)
+    try:
+        return read_header(path)
+    except FileNotFoundError as error:
+        refuse_pickles(folder)
+        raise ModelNotFound(f"The folder {str(folder)!r} holds no {name}.") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UnsupportedModel:
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(_POINTER))
+    except OSError:
+        begin = b""
+    if begin.startswith(_PICKLED):
+        what = "is a pickle file, which can run code when it is read; fetch the model in safetensors"
+    elif begin == _POINTER:
+        what = "is a pointer of Git LFS, not the file itself; fetch that with git lfs pull"
+    else:
+        what = f"cannot be read ({error}); it may be cut short: fetch it again"
+    return UnsupportedModel(f"{str(path)!r} {what}.")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+
+def _parts(model: HunYuanDense) -> Iterator[tuple[str, list[tuple[str, torch.Size]]]]:
+    """(place of a module in our model, its parts in the checkpoint: name without the ending `.weight`, and shape)."""
+    config = model.config
+    fused = {"qkv": [config.heads * config.head_dim, *2 * [config.kv_heads * config.head_dim]]}
+    fused["gate_up"] = 2 * [config.intermediate_size]
+    for where, names in _names(model):
+        weight = model.get_submodule(where).weight
+        assert isinstance(weight, Tensor)
+        rows = fused.get(where.rpartition(".")[2], [len(weight)])
+        shapes = [torch.Size((count, *weight.shape[1:])) for count in rows]
+        yield where, list(zip(names, shapes, strict=True))
 
 
 def _names(model: HunYuanDense) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(place of a module in our model, names of its parts in the checkpoint), without the ending `.weight`."""
     yield "embedding", ("model.embed_tokens",)
     for index in range(model.config.layers):
         for ours, theirs in LAYER_NAMES.items():
@@ -320,15 +435,6 @@ def _names(model: HunYuanDense) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "norm", ("model.norm",)
     if model.head is not None:
         yield "head", ("lm_head",)
-
-
-def _widths(config: ModelConfig, place: str, weight: Tensor) -> list[int]:
-    """Rows of each part that is fused at `place`."""
-    if place.endswith(".qkv"):
-        return [config.heads * config.head_dim] + 2 * [config.kv_heads * config.head_dim]
-    if place.endswith(".gate_up"):
-        return 2 * [config.intermediate_size]
-    return [weight.shape[0]]
 
 
 def _check_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:
