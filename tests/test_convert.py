@@ -1,18 +1,24 @@
 """A checkpoint in another precision."""
 
 import json
+import re
+import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from engine import hardware
 from engine.backends.local import LocalBackend
 from engine.config import Config
-from engine.errors import ModelNotFound
+from engine.errors import ConfigError, ModelNotFound, UnsupportedModel
+from engine.shape import ModelShape
 from engine.tools import convert as tool
 from engine.tools.convert import convert
+from tests.checkpoints import change_tensors
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +110,125 @@ def test_the_engine_runs_what_it_wrote(folders):
     backend._batcher.close()
 
 
-def test_the_tool_prints_sizes_as_its_last_line(folders, monkeypatch, capsys):
-    command = ["convert", str(folders / "source"), str(folders / "told"), "--precision", "fp16"]
-    monkeypatch.setattr(sys, "argv", command)
+def run(monkeypatch, capsys, *arguments):
+    """What the tool says: its last line, read, and all it wrote beside."""
+    monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
     tool.main()
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["bytes_after"] < told["bytes_before"]
+    said = capsys.readouterr()
+    return json.loads(said.out.splitlines()[-1]), said.err
+
+
+def test_the_tool_tells_sizes_times_and_what_both_say(folders, tmp_path, monkeypatch, capsys):
+    told, beside = run(monkeypatch, capsys, folders / "source", tmp_path / "out", "--precision", "fp16")
+    assert told["bytes_after"] < 0.6 * told["bytes_before"]
+    assert (told["files"], told["precision"], told["out"]) == (1, "fp16", str(tmp_path / "out"))
+    assert min(told["load_seconds"].values()) > 0
+    outputs = told["outputs"]
+    assert outputs["tokens"] > outputs["sentences"] == len(outputs["texts"]) == 4
+    assert 0 < outputs["mean_logit_change"] < outputs["max_logit_change"] < 0.05
+    assert 0 <= outputs["kl_nats"] < 1e-4
+    assert outputs["same_best"] > 0.9
+    assert "writing fp16: 100%" in beside
+    assert "scores off by" in beside
+
+
+def test_of_the_same_weights_in_another_form_the_outputs_are_the_same(folders, tmp_path, monkeypatch, capsys):
+    command = (folders / "bf16", tmp_path / "out", "--precision", "fp32", "--shard-mb", "0.2")
+    outputs = run(monkeypatch, capsys, *command)[0]["outputs"]
+    assert outputs["max_logit_change"] == outputs["kl_nats"] == 0
+    assert (outputs["same_best"], outputs["same_text"]) == (1, 4)
+
+
+def test_what_cannot_be_compared_is_converted_all_the_same(folders, tmp_path, monkeypatch, capsys):
+    command = (folders / "source", tmp_path / "out", "--precision", "bf16")
+    machine = hardware.survey("cpu")
+    monkeypatch.setattr(hardware, "survey", lambda devices: replace(machine, ram_free_bytes=300_000_000))
+    told, beside = run(monkeypatch, capsys, *command)
+    assert re.fullmatch(r"0\.0 GB of weights in fp32 do not fit into 0\.3 GB of free memory\.", told["not_compared"])
+    assert "Outputs are not compared: 0.0 GB" in beside
+    assert not {"outputs", "load_seconds"} & told.keys()
+    assert (
+        not {"outputs", "load_seconds", "not_compared"} & run(monkeypatch, capsys, *command, "--no-compare")[0].keys()
+    )
+    monkeypatch.undo()
+    shutil.copytree(folders / "source", tmp_path / "bare")
+    for path in (tmp_path / "bare").glob("tokenizer*"):
+        path.unlink()
+    told, _ = run(monkeypatch, capsys, tmp_path / "bare", tmp_path / "out2", "--precision", "bf16")
+    assert "holds no tokenizer.json" in told["not_compared"]
+    assert "load_seconds" in told
+
+
+def spoilt(folders, tmp_path, values):
+    """A copy whose tensors have these values at their beginnings."""
+    folder = shutil.copytree(folders / "source", tmp_path / "spoilt")
+    tensors = load_file(folder / "model.safetensors")
+    for name, first in values.items():
+        tensors[name].view(-1)[: len(first)] = torch.tensor(first)
+    change_tensors(folder, tensors)
+    return folder
+
+
+def test_values_beyond_fp16_are_named_and_nothing_is_written(folders, tmp_path):
+    up, output = "model.layers.0.mlp.up_proj", "model.layers.2.self_attn.o_proj"
+    values = {f"{up}.weight": [65_504.0, 65_519.0, -70_000.0, 1e30], f"{output}.weight": [81_920.0]}
+    source = spoilt(folders, tmp_path, values)
+    convert(folders / "source", tmp_path / "out", "fp32")
+    before = sorted(path.name for path in (tmp_path / "out").iterdir())
+    with pytest.raises(ConfigError) as failed:
+        convert(source, tmp_path / "out", "fp16")
+    assert str(failed.value) == (
+        f"fp16 ends at 65,504, and values of {up} (2 of 32,768, the largest 1e+30), {output} (1 of 32,768, the largest "
+        "81920) are beyond it; write bf16 instead (--precision bf16)."
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+    assert config_of(tmp_path / "out")["dtype"] == "float32"
+    convert(source, tmp_path / "bf16", "bf16")
+    assert config_of(tmp_path / "bf16")["dtype"] == "bfloat16"
+
+
+def test_small_values_that_fp16_loses_are_counted(folders, tmp_path):
+    name = "model.layers.1.input_layernorm"
+    source = spoilt(folders, tmp_path, {f"{name}.weight": 4 * [1e-9] + 8 * [-2e-5] + [0.0]})
+    before, after = (convert(each, tmp_path / "out", "fp16")["fp16"] for each in (folders / "source", source))
+    assert after["worst"][0] == {"tensor": name, "underflow_share": 4 / 128, "subnormal_share": 8 / 128}
+    count = ModelShape.read(config_of(source)).parameters
+    assert after["underflow_share"] - before["underflow_share"] == pytest.approx(4 / count, rel=0.01)
+    assert after["subnormal_share"] - before["subnormal_share"] == pytest.approx(8 / count, rel=0.01)
+
+
+def test_a_damaged_source_leaves_what_was_in_out(folders, tmp_path):
+    source = spoilt(folders, tmp_path, {"model.norm.weight": [float("nan")]})
+    convert(folders / "source", tmp_path / "out", "bf16")
+    with pytest.raises(UnsupportedModel, match=r"model\.norm\.weight of .* holds NaN"):
+        convert(source, tmp_path / "out", "int8")
+    assert config_of(tmp_path / "out")["dtype"] == "bfloat16"
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_stopped_in_the_middle_it_goes_on_there_and_ends_the_same(folders, tmp_path, monkeypatch, capsys):
+    whole, told = (folders / "source", tmp_path / "whole"), {}
+    command = ("--precision", "fp16", "--shard-mb", "0.2", "--no-compare")
+    told["whole"] = run(monkeypatch, capsys, *whole, *command)[0]
+
+    class Stopping(tool.tqdm):
+        def update(self, count):
+            super().update(count)
+            if self.n > self.total / 2:
+                raise KeyboardInterrupt
+
+    stopped = (folders / "source", tmp_path / "stopped")
+    monkeypatch.setattr(tool, "tqdm", Stopping)
+    with pytest.raises(SystemExit, match="the same command goes on after"):
+        run(monkeypatch, capsys, *stopped, *command)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [".writing"]
+    kept = len(list((tmp_path / "stopped" / ".writing").glob("*.safetensors")))
+    told["stopped"] = run(monkeypatch, capsys, *stopped, *command)[0]
+    assert 2 <= kept < told["stopped"]["files"]
+    assert told["stopped"]["fp16"] == told["whole"]["fp16"]
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "stopped" / path.name).read_bytes()
 
 
 def test_a_checkpoint_is_never_written_over_itself(folders, monkeypatch, capsys):
