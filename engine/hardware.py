@@ -78,8 +78,6 @@ RAM_SHARE = 0.9  # of the memory that is free
 CPU_PARAMETERS = 2_000_000_000  # larger ones say a word or two a second: never instead of a card unless asked for
 
 _DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
-# `--precision` → how a model that has it is stored, and what makes one
-_QUANTIZED = {"int8": ("int8", "engine.tools.convert"), "int4": ("gptq-int4", "engine.tools.quantize")}
 log = logging.getLogger(__name__)
 
 
@@ -161,6 +159,8 @@ class _Place:
     most_slots: int
     offers: str  # "NVIDIA L4 (cuda:0) has 21.0 of 24.0 GB free, 19.9 of them for the model"
     itself: str  # what takes `context_bytes`
+    rounded_from: str = ""  # how they are stored, where weights become INT8 as they are read
+    advice: str = ""  # what else the reason says
 
     @property
     def on_cpu(self) -> bool:
@@ -190,6 +190,12 @@ def plan(config: Config, shape: ModelShape, machine: Machine) -> LoadPlan:
         )
     if config.kv_dtype == "fp8" and config.precision == "fp32":
         raise ConfigError("--kv-dtype fp8 has no kernel for --precision fp32; leave one of the two out.")
+    if card and config.precision == "int8" and shape.stored in _DTYPE_BYTES:
+        raise ConfigError(
+            f"--precision int8 rounds a model for the CPU, and {card.name} ({card.device}) would have to widen it "
+            "again; use --devices cpu, leave --precision out, or make a copy in INT4 with "
+            "`python -m engine.tools.quantize`."
+        )
     if card is None:
         on_cpu = _on_cpu(config, shape, machine)
         _check_steady(config, on_cpu)
@@ -212,13 +218,15 @@ def plan(config: Config, shape: ModelShape, machine: Machine) -> LoadPlan:
 
 
 def _check_stored(precision: str, shape: ModelShape) -> None:
-    stored, tool = _QUANTIZED.get(precision, (shape.stored, ""))
-    if stored == shape.stored:
-        return
-    made = f"make an {precision.upper()} copy with `python -m {tool}`, or " if shape.stored in _DTYPE_BYTES else ""
-    raise UnsupportedModel(
-        f"This model is not stored in {precision.upper()} but in {shape.stored}; {made}leave --precision out."
-    )
+    """What is in 16 or 32 bits can be rounded to INT8 as it is read, but not to INT4, which takes minutes and texts."""
+    if precision == "int8" and shape.stored == "gptq-int4":
+        raise UnsupportedModel(
+            "This model is stored in gptq-int4, and in INT8 it would take twice the memory and be no better; leave "
+            "--precision out."
+        )
+    if precision == "int4" and shape.stored != "gptq-int4":
+        made = "make an INT4 copy with `python -m engine.tools.quantize`, or " if shape.stored in _DTYPE_BYTES else ""
+        raise UnsupportedModel(f"This model is not stored in INT4 but in {shape.stored}; {made}leave --precision out.")
 
 
 def _check_steady(config: Config, place: _Place) -> None:
@@ -242,9 +250,10 @@ def _on_card(config: Config, shape: ModelShape, card: Card) -> _Place:
     if config.max_vram_gb is not None:
         room = min(card.free_bytes, config.max_vram_gb * GB * (1 - KEPT_BELOW_CEILING) - CONTEXT_BYTES)
         limit = f" under --max-vram-gb {config.max_vram_gb:g}"
-    dtype = "bf16" if card.fast else "fp16" if card.capability >= FP16_CAPABILITY else "fp32"
+    onnx = config.backend == "onnx"
+    dtype = "bf16" if card.fast and not onnx else "fp16" if card.capability >= FP16_CAPABILITY else "fp32"
     weights, dtype = _weights(config.precision, shape, dtype)
-    if weights == "int8" or not card.fast:  # no kernel: widened when it is loaded
+    if not onnx and (weights == "int8" or not card.fast):  # no kernel: widened when it is loaded
         weights = dtype
     return _Place(
         device=card.device,
@@ -252,7 +261,7 @@ def _on_card(config: Config, shape: ModelShape, card: Card) -> _Place:
         context_bytes=CONTEXT_BYTES,
         weights=weights,
         dtype=dtype,
-        engine="cuda" if card.fast and dtype != "fp32" else "torch",
+        engine="onnx" if onnx else "cuda" if card.fast and dtype != "fp32" else "torch",
         kv_dtype=dtype,
         weights_bytes=_weights_bytes(shape, weights, dtype),
         graph_bytes=GRAPH_BYTES,
@@ -265,7 +274,16 @@ def _on_card(config: Config, shape: ModelShape, card: Card) -> _Place:
 
 
 def _on_cpu(config: Config, shape: ModelShape, machine: Machine) -> _Place:
-    weights, dtype = _weights(config.precision, shape, "bf16" if machine.bf16 else "fp32")
+    rounded_from, advice = "", ""
+    if config.precision in ("auto", "int8") and not shape.quantized_parameters:
+        rounded_from, shape = shape.stored, _rounded(shape)
+        if config.precision == "auto":  # figures: engine/README.md
+            advice = (
+                " A CPU is several times as fast in INT8 and translates as well; "
+                f"--precision {rounded_from} keeps the weights as they are stored."
+            )
+    narrow = machine.bf16 and not rounded_from  # what is left of a rounded model are its norms, which take no room
+    weights, dtype = _weights(config.precision, shape, "bf16" if narrow else "fp32")
     engine = "onnx" if config.backend == "onnx" else "torch" if weights == dtype else "openvino"
     weights_bytes, packed_bytes = _weights_bytes(shape, weights, dtype), _packed_bytes(shape, weights)
     if weights == "gptq-int4":  # read into a byte each
@@ -290,6 +308,8 @@ def _on_cpu(config: Config, shape: ModelShape, machine: Machine) -> _Place:
         offers=f"the machine has {_free(machine.ram_free_bytes)} of {_gb(machine.ram_bytes)} GB of memory free, "
         f"{_free(room)} of them for the model",
         itself="the program itself",
+        rounded_from=rounded_from,
+        advice=advice,
     )
 
 
@@ -298,6 +318,11 @@ def _weights(asked: str, shape: ModelShape, dtype: str) -> tuple[str, str]:
     if asked in ("fp32", "bf16", "fp16"):
         return asked, asked
     return (shape.stored if shape.quantized_parameters else dtype), dtype
+
+
+def _rounded(shape: ModelShape) -> ModelShape:
+    """The same with all matrices in INT8 rows."""
+    return replace(shape, stored="int8", quantized_parameters=shape.parameters, quantized_bytes=shape.parameters)
 
 
 def _weights_bytes(shape: ModelShape, weights: str, dtype: str) -> int:
@@ -390,9 +415,9 @@ def _batches(place: _Place) -> Iterator[tuple[int, tuple[int, ...]]]:
 def _prefill_tokens(place: _Place, slots: int) -> int:
     if place.fast:
         return next(count for rows, count in PREFILL_TOKENS if slots >= rows)
-    if place.on_cpu:
-        return CPU_PREFILL_TOKENS if place.engine == "torch" else PACKED_PREFILL_TOKENS
-    return OLD_PREFILL_TOKENS
+    if place.engine != "torch":
+        return PACKED_PREFILL_TOKENS
+    return CPU_PREFILL_TOKENS if place.on_cpu else OLD_PREFILL_TOKENS
 
 
 def _workspace_bytes(config: Config, shape: ModelShape, place: _Place, slots: int, prefill_tokens: int) -> int:
@@ -432,13 +457,15 @@ def _segment_tokens(shape: ModelShape, sequence_tokens: int) -> int:
 
 
 def _reason(shape: ModelShape, place: _Place, slots: int, pages: int, kv_dtype: str, taken: PlannedBytes) -> str:
-    widened = f" (widened from {shape.stored})" if shape.quantized_parameters and place.weights == place.dtype else ""
+    changed = f" (widened from {shape.stored})" if shape.quantized_parameters and place.weights == place.dtype else ""
+    if place.rounded_from:
+        changed = f" (rounded from {place.rounded_from} as they are read)"
     said = (
-        f"{place.offers[:1].upper()}{place.offers[1:]}: weights in {place.weights}{widened} take {_gb(taken.weights)} "
+        f"{place.offers[:1].upper()}{place.offers[1:]}: weights in {place.weights}{changed} take {_gb(taken.weights)} "
         f"GB, a KV cache of {pages * PAGE_TOKENS:,} tokens in {kv_dtype} {_gb(taken.kv)} GB, all together, with "
-        f"{place.itself}, {_gb(taken.total)} GB; {slots} sequences at once."
+        f"{place.itself}, {_gb(taken.total)} GB; {slots} sequences at once.{place.advice}"
     )
-    if place.on_cpu or place.fast:
+    if place.on_cpu or place.engine != "torch":
         return said
     return (
         f"{said} Our kernels and CUDA graphs run on cards of {KERNELS_FROM} or newer and in 16 bits, so this is slower."

@@ -54,9 +54,9 @@ MINI = {  # yiwen-mini's
 }
 INT8_MINI = ModelShape.read(MINI | {"quantization_config": {"quant_method": "int8-rows", "bits": 8}})
 INT4_MINI = ModelShape.read(MINI | GPTQ)
+BF16_MINI = ModelShape.read(MINI | {"dtype": "bfloat16"})
 TABLE = 32000 * 512  # of its embeddings, values
 GB = 10**9
-README = Path(__file__).parents[1] / "README.md"
 NO_CARD = Machine(ram_bytes=32 * GB, ram_free_bytes=28 * GB, cores=8, bf16=True)
 
 
@@ -255,7 +255,7 @@ def test_on_the_cpu_each_fixed_batch_is_one_more_copy_of_quantised_weights_where
     assert planned(INT8_MINI, max_concurrent=1).graphs == (1,)
     tight = planned(INT8_MINI, machine=replace(NO_CARD, ram_free_bytes=int(0.75 * GB)))
     assert (tight.graphs, tight.slots, tight.bytes.graphs) == ((), 8, 0)
-    assert planned(BF16_SMALL).graphs == ()  # not quantised
+    assert planned(BF16_SMALL, precision="bf16").graphs == ()  # not quantised
 
 
 @pytest.mark.parametrize("shape", [INT8_MINI, INT4_MINI], ids=["int8", "int4"])
@@ -273,7 +273,7 @@ def test_onnx_has_a_buffer_of_the_whole_context_for_each_slot_and_copies_of_its_
     assert (made.slots, made.sequence_tokens, made.pages) == (8, 2048, 8 * 64)
     assert made.bytes.kv == 8 * 2048 * INT8_MINI.kv_values_a_token * 4
     assert made.bytes.weights > planned(INT8_MINI).bytes.weights
-    unquantised = planned(ModelShape.read(MINI), backend="onnx")
+    unquantised = planned(ModelShape.read(MINI), backend="onnx", precision="fp32")
     assert (unquantised.engine, unquantised.kv_dtype) == ("onnx", "fp32")
     assert unquantised.bytes.weights > hardware.ONNX_COPIES * 4 * INT8_MINI.parameters
 
@@ -295,8 +295,8 @@ def test_the_weights_of_an_int4_model_on_the_cpu_are_counted_as_they_are_read_an
 
 
 def test_a_processor_without_bf16_computes_in_fp32() -> None:
-    made = planned(BF16_SMALL, machine=replace(NO_CARD, bf16=False))
-    assert (made.dtype, made.bytes.weights) == ("fp32", 4 * BF16_SMALL.parameters)
+    assert planned(INT4_MINI, machine=replace(NO_CARD, bf16=False)).dtype == "fp32"
+    assert planned(INT4_MINI).dtype == "bf16"
 
 
 def test_a_gigabyte_of_memory_is_enough_for_the_embedded_model_and_half_of_it_is_not() -> None:
@@ -340,10 +340,53 @@ def test_int4_is_widened_on_a_card_where_a_precision_is_asked_for() -> None:
     assert made.bytes.weights == INT4_7B.parameters * 2
 
 
-def test_a_precision_that_is_not_stored_is_refused_before_anything_is_loaded() -> None:
-    for shape, precision in ((BF16_SMALL, "int8"), (INT4_7B, "int8"), (INT8_MINI, "int4")):
-        with pytest.raises(UnsupportedModel, match=f"not stored in {precision.upper()}"):
-            planned(shape, card(24), precision=precision)
+def test_int4_that_is_not_stored_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(UnsupportedModel, match=r"not stored in INT4 but in bf16; make an INT4 copy with"):
+        planned(BF16_SMALL, card(24), precision="int4")
+    with pytest.raises(UnsupportedModel, match=r"not stored in INT4 but in int8; leave --precision out\.$"):
+        planned(INT8_MINI, precision="int4")
+
+
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+@pytest.mark.parametrize("backend", ["auto", "onnx"])
+def test_what_is_not_quantised_is_rounded_to_int8_for_the_cpu(backend: str, precision: str) -> None:
+    made = planned(BF16_MINI, backend=backend, precision=precision)
+    stored = planned(INT8_MINI, backend=backend)
+    assert (made.weights, made.engine, made.kv_dtype) == ("int8", stored.engine, stored.kv_dtype)
+    assert (made.bytes, made.graphs, made.slots) == (stored.bytes, stored.graphs, stored.slots)
+    assert "weights in int8 (rounded from bf16 as they are read) take" in made.reason
+    assert ("--precision bf16 keeps the weights as they are stored." in made.reason) == (precision == "auto")
+
+
+def test_a_rounded_model_takes_no_more_memory_than_bf16_where_there_is_no_room_for_graphs() -> None:
+    tight = replace(NO_CARD, ram_free_bytes=6 * GB)
+    rounded, kept = (planned(BF16_SMALL, machine=tight, precision=each) for each in ("int8", "bf16"))
+    table = BF16_SMALL.vocab_size * BF16_SMALL.hidden_size
+    assert (rounded.graphs, kept.engine) == ((), "torch")
+    assert rounded.bytes.weights - kept.bytes.weights == table  # the head, packed beside the embedding
+
+
+def test_a_precision_that_is_asked_for_is_never_rounded() -> None:
+    for precision in ("fp32", "bf16", "fp16"):
+        made = planned(BF16_SMALL, precision=precision)
+        assert (made.weights, made.dtype, made.engine) == (precision, precision, "torch")
+        assert "rounded" not in made.reason
+
+
+def test_int8_is_not_made_of_int4_nor_for_a_card() -> None:
+    for cards in ((), (card(24),)):
+        with pytest.raises(UnsupportedModel, match=r"stored in gptq-int4, and in INT8 it would take twice the memory"):
+            planned(INT4_7B, *cards, precision="int8")
+    said = refused(BF16_SMALL, card(24), precision="int8")
+    assert "NVIDIA Test (cuda:0) would have to widen it again; use --devices cpu" in said
+    assert planned(BF16_SMALL, card(24), precision="int8", devices="cpu").weights == "int8"
+    assert planned(BF16_SMALL, card(24)).weights == "bf16"
+
+
+def test_a_small_model_is_rounded_where_the_card_has_no_room() -> None:
+    made = planned(BF16_SMALL, card(8.6, 0.1))
+    assert (made.device, made.weights) == ("cpu", "int8")
+    assert "so it runs on the CPU" in made.reason
 
 
 def test_fp8_doubles_what_the_cache_holds() -> None:
@@ -413,25 +456,14 @@ def test_a_reason_names_the_card_and_what_is_taken() -> None:
 
 def test_deterministic_is_refused_where_plain_torch_would_run_the_model() -> None:
     for shape, cards, options in (
-        (BF16_SMALL, (), {}),
+        (BF16_SMALL, (), {"precision": "bf16"}),
         (INT4_MINI, (), {"precision": "fp32"}),
         (INT4_7B, (card(24, capability=(7, 5)),), {}),
         (BF16_SMALL, (card(24),), {"precision": "fp32"}),
     ):
         assert "in plain torch, in fp" in refused(shape, *cards, deterministic=True, **options).replace("bf16", "fp")
-    for shape, cards in ((INT4_MINI, ()), (INT8_MINI, ()), (BF16_SMALL, (card(24),))):
+    for shape, cards in ((INT4_MINI, ()), (INT8_MINI, ()), (BF16_SMALL, ()), (BF16_SMALL, (card(24),))):
         assert planned(shape, *cards, deterministic=True).slots
-
-
-def test_the_readme_says_what_is_planned_for_each_card() -> None:
-    rows = [line.strip("| ").split(" | ") for line in README.read_text(encoding="utf-8").splitlines()]
-    found = {row[0]: row[1:] for row in rows if row[0] in ("memory of the card", "segments", "tokens")}
-    for memory, slots, said in zip(*found.values(), strict=True):
-        made = planned(INT4_7B, card(float(memory.removesuffix(" GB")) * 2**30 / GB))
-        told, _, numbers = said.partition(", in ")
-        assert made.slots == int(slots)
-        assert tokens(made) // 1000 * 1000 == int(told.replace(",", ""))
-        assert (made.kv_dtype == "fp8") == (numbers == "FP8")
 
 
 def test_a_model_is_loaded_where_the_plan_says_and_the_log_says_why(

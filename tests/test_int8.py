@@ -1,9 +1,12 @@
 """INT8 weights, one scale a row: how near they are, and that blocks of rows are no other weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from engine.inference import int8
+from engine.inference.checkpoint import load_model, read_config, save_model
 from engine.inference.int8 import Int8Rows, dequantize_rows, float_blocks, float_weight, quantize_rows
 
 
@@ -27,6 +30,7 @@ def test_scales_are_kept_in_fp32_and_weights_where_they_are() -> None:
 @pytest.mark.parametrize("held", [True, False], ids=["held", "float"])
 def test_blocks_of_rows_are_the_same_weights(held: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.randn(50, 8)
+    rounded = quantize_rows(weight)
     linear = torch.nn.Linear(8, 50, bias=False)
     linear.weight.data = weight.bfloat16()
     module = Int8Rows(*quantize_rows(weight)) if held else linear
@@ -35,4 +39,19 @@ def test_blocks_of_rows_are_the_same_weights(held: bool, dtype: torch.dtype, mon
     blocks = list(float_blocks(module))
     assert [len(block) for block in blocks] == [16, 16, 16, 2]
     assert torch.equal(torch.cat(blocks), whole[0])
-    assert torch.equal(dequantize_rows(*quantize_rows(weight), dtype), whole[1])
+    assert all(map(torch.equal, quantize_rows(weight), rounded))
+    assert torch.equal(dequantize_rows(*rounded, dtype), whole[1])
+
+
+def test_a_model_that_is_rounded_as_it_is_read_is_its_int8_copy(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = read_config(tiny_checkpoint)
+    save_model(load_model(tiny_checkpoint, config, torch.float32, "cpu"), tmp_path, torch.int8, {})
+    copy = load_model(tmp_path, read_config(tmp_path), torch.float32, "cpu", int8=Int8Rows)
+    read = load_model(tiny_checkpoint, config, torch.float32, "cpu", int8=Int8Rows, rounded=True)
+    held = {name: module for name, module in read.named_modules() if isinstance(module, Int8Rows)}
+    assert len(held) == 1 + 4 * config["num_hidden_layers"]
+    for name, module in held.items():
+        same = copy.get_submodule(name)
+        assert torch.equal(module.weight, same.weight)
+        assert torch.equal(module.scale, same.scale)
+    assert read.norm.weight.dtype == torch.float32

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from engine import hardware
 from engine.backends import local
 from engine.backends.local import LocalBackend
+from engine.backends.select import select
 from engine.config import Config
 from engine.errors import BackendError, ConfigError, ModelNotFound, TextTooLong, UnsupportedModel
 from engine.hardware import Card, Machine
@@ -310,6 +311,7 @@ def store(folder, form):
 @pytest.mark.parametrize(
     ("form", "choices", "said"),
     [
+        ("float", {}, ("int8, rounded from fp32", "OpenVINO")),
         ("float", {"precision": "bf16"}, ("bf16", "torch")),
         ("float", {"precision": "bf16", "backend": "onnx"}, ("bf16", "ONNX Runtime")),
         ("int8", {}, ("int8", "OpenVINO")),
@@ -328,7 +330,7 @@ def test_every_form_is_kept_or_widened_as_planned_and_answers(folder, form, choi
     store(folder, form)
 
     async def go():
-        backend = LocalBackend.load(Config(model=str(folder), devices="cpu", **choices))
+        backend = select(Config(model=str(folder), devices="cpu", **choices))
         assert (backend.info.precision, backend.info.kernel) == said
         chunks = await asyncio.gather(*(answer(backend, ask("Hello there", 10)) for _ in range(6)))
         memory = backend.memory()
@@ -350,6 +352,7 @@ def test_every_form_is_kept_or_widened_as_planned_and_answers(folder, form, choi
         ((6, 1), "int8", ("fp32", None, None)),
         ((8, 9), "int8", ("bf16", None, None)),
         ((8, 9), "gptq and int8", ("bf16", Int4Linear, None)),
+        (None, "float", ("fp32", Int4Held, Int8Rows)),
         (None, "int8", ("fp32", Int4Held, Int8Rows)),
         (None, "gptq and int8", ("fp32", Int4Held, Int8Rows)),
     ],
@@ -366,10 +369,9 @@ def test_a_model_is_loaded_as_planned_and_never_in_bf16_before_ampere(folder, mo
     assert asked == [(str(folder), "cuda:0" if capability else "cpu", *planned, folder)]
 
 
-@pytest.mark.parametrize(("precision", "tool"), [("int4", "engine.tools.quantize"), ("int8", "engine.tools.convert")])
-def test_a_precision_the_model_is_not_stored_in_names_the_tool_that_makes_it(tiny_checkpoint, precision, tool):
-    with pytest.raises(UnsupportedModel, match=f"not stored in {precision.upper()} but in fp32; .* `python -m {tool}`"):
-        LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cpu", precision=precision))
+def test_int4_names_the_tool_that_makes_it(tiny_checkpoint):
+    with pytest.raises(UnsupportedModel, match=r"not stored in INT4 but in fp32; .* `python -m engine.tools.quantize`"):
+        LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cpu", precision="int4"))
 
 
 def test_a_card_that_is_not_there_is_refused_with_how_many_there_are(tiny_checkpoint):

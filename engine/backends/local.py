@@ -23,8 +23,7 @@ from engine.inference.cuda_runner import CudaRunner
 from engine.inference.held import Int4Held
 from engine.inference.int4 import Int4Linear
 from engine.inference.int8 import Int8Rows
-from engine.inference.kv_cache import PAGE_TOKENS
-from engine.inference.loader import Loaded, folder_of, load
+from engine.inference.loader import Described, Loaded, folder_of, load
 from engine.inference.runner import Runner, TorchRunner
 from engine.inference.sampler import resolve
 from engine.progress import Advance, Progress, Step, untold
@@ -34,9 +33,11 @@ from engine.types import FinishReason, ModelInfo, Prompt, TokenChunk
 PAINT_SECONDS = 0.012  # between two deliveries; a screen is painted every 16 ms
 DOWNLOAD_BYTES_A_SECOND = 12_500_000  # 100 Mbit/s, until the connection has shown its own speed
 # How long a model takes that is loaded, (seconds, more for each GB of its files): on the CPU as the embedded one and a
-# 1.8B in INT4 did for OpenVINO (two cores of an AMD EPYC), on a card as a 7B in INT4 (one H200; 2026-11-21)
+# 1.8B in INT4 did for OpenVINO (two cores of an AMD EPYC), or one in bf16 that is rounded, on a card as a 7B in INT4
+# (one H200; 2026-11-21 and -22)
 EXPECTED: dict[str, dict[Step, tuple[float, float]]] = {
     "cpu": {"weights": (0.0, 12.0), "prepare": (0.6, 30.0), "test": (0.7, 20.0)},
+    "rounded": {"weights": (0.0, 14.0), "prepare": (0.6, 5.0), "test": (0.7, 2.0)},
     "card": {"weights": (3.0, 1.0), "prepare": (8.5, 0.0), "test": (0.3, 0.0)},
 }
 
@@ -81,7 +82,7 @@ class _Outbox:
 
 class LocalBackend:
     def __init__(
-        self, loaded: Loaded, plan: LoadPlan, runner: Runner, window: int | None = None, share: bool = True
+        self, loaded: Described, plan: LoadPlan, runner: Runner, window: int | None = None, share: bool = True
     ) -> None:
         """`window`, `share`: see `Batcher`."""
         self._tokenizer, self._recommended = loaded.tokenizer, loaded.sampling
@@ -110,8 +111,7 @@ class LocalBackend:
         loaded, plan = prepared(config, progress)
         progress.report("prepare")
         runner = runner_of(loaded, plan, config, progress.told("prepare"))
-        share = plan.engine != "onnx"  # its slots have buffers of their own
-        return cls(loaded, plan, runner, config.kv_window, share)
+        return cls(loaded, plan, runner, config.kv_window)
 
     @property
     def info(self) -> ModelInfo:
@@ -193,31 +193,28 @@ def prepared(config: Config, progress: Progress | None = None) -> tuple[Loaded, 
     folder = folder_of(config.model, progress.told("download"), expect_bytes)
     progress.report("libraries")  # the tokenizer comes before the weights, and has no more to tell
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    plan = hardware.plan(config, ModelShape.read(read_config(folder), folder), hardware.survey(config.devices))
+    shape = ModelShape.read(read_config(folder), folder)
+    plan = hardware.plan(config, shape, hardware.survey(config.devices))
     log.info("plan: %s", plan.reason)
-    for step, (seconds, seconds_a_gb) in EXPECTED["cpu" if plan.device == "cpu" else "card"].items():
+    rounded = plan.weights == "int8" != shape.stored
+    kind = "rounded" if rounded else "cpu" if plan.device == "cpu" else "card"
+    for step, (seconds, seconds_a_gb) in EXPECTED[kind].items():
         progress.expect(step, seconds + seconds_a_gb * size / hardware.GB)
     torch.set_num_threads(min(plan.threads, torch.get_num_threads()))  # torch does not see a container's quota
-    if config.max_vram_gb is not None and plan.device != "cpu":
+    if config.max_vram_gb is not None and plan.device != "cpu" and plan.engine != "onnx":  # which takes none of torch's
         _set_ceiling(config.max_vram_gb, plan)
     widened = plan.weights == plan.dtype
     int4 = None if widened else Int4Linear if plan.engine == "cuda" else Int4Held
     int8 = None if widened or plan.engine == "cuda" else Int8Rows
-    return load(config.model, plan.device, plan.dtype, int4, int8, folder, told=progress.told("weights")), plan
+    told = progress.told("weights")
+    device = "cpu" if plan.engine == "onnx" else plan.device  # from which ONNX Runtime takes its graph to a card
+    return load(config.model, device, plan.dtype, int4, int8, folder, told=told, rounded=rounded), plan
 
 
 def runner_of(loaded: Loaded, plan: LoadPlan, config: Config, told: Advance = untold) -> Runner:
     """What runs a loaded model as planned. Its libraries are imported late: OpenVINO alone takes a second. `told`
     learns how far it is."""
     model = loaded.model
-    if plan.engine == "onnx":
-        try:
-            from engine.inference.onnx_runner import OnnxRunner
-        except ImportError as error:
-            raise ConfigError(
-                f"ONNX Runtime cannot be imported ({error}); install the versions that requirements.txt names."
-            ) from error
-        return OnnxRunner(model, plan.slots, plan.pages // plan.slots * PAGE_TOKENS, plan.threads)
     if plan.engine == "openvino":
         try:
             from engine.inference.openvino_runner import OpenVinoRunner

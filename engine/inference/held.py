@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from engine.inference import gptq
 from engine.inference.gptq import Int4Weight
-from engine.inference.int8 import Int8Rows, float_blocks, quantize_rows
+from engine.inference.int8 import Int8Rows, float_blocks, float_weight, quantize_rows
 from engine.inference.model import HunYuanDense
 
 HEAD_GROUP = 64
@@ -50,8 +50,7 @@ def int8_embedding(model: HunYuanDense) -> Int8Rows:
     embedding: nn.Module = model.embedding
     if isinstance(embedding, Int8Rows):
         return embedding
-    values, scales = zip(*map(quantize_rows, float_blocks(embedding)), strict=True)
-    return Int8Rows(torch.cat(values), torch.cat(scales))
+    return Int8Rows(*quantize_rows(float_weight(embedding)))
 
 
 def round_groups(weight: Tensor, group: int) -> Int4Weight:

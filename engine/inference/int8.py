@@ -1,5 +1,5 @@
-"""INT8 weights, one scale an output row: half of bf16. They are computed with by the CPU's graphs; elsewhere they are
-widened as they are loaded.
+"""INT8 weights, one scale an output row: half of bf16. They are computed with by the CPU's graphs, for which a model in
+16 or 32 bits is rounded as it is read; elsewhere they are widened as they are loaded.
 
 The scheme is plain round to nearest, w ≈ q·s with s = max|w| / 127 of the row; norms are left as they are.
 """
@@ -27,10 +27,16 @@ class Int8Rows(nn.Module):
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """[out, in] in any float dtype → INT8 [out, in] and fp32 scales [out]."""
-    wide = weight.float()
-    scale = (wide.abs().amax(1) / 127).clamp(min=1e-12)
-    return (wide / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
+    """[out, in] in any float dtype → INT8 [out, in] and fp32 scales [out], with no more than a block in fp32 beside."""
+    values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scales = torch.empty(len(weight), device=weight.device)
+    for rounded, scale, block in zip(
+        *(torch.split(each, BLOCK_ROWS) for each in (values, scales, weight)), strict=True
+    ):
+        wide = block.float()
+        scale.copy_((wide.abs().amax(1) / 127).clamp(min=1e-12))
+        rounded.copy_((wide / scale[:, None]).round_())
+    return values, scales
 
 
 def dequantize_rows(quantized: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

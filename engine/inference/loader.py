@@ -39,11 +39,17 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    model: HunYuanDense
+class Described:
+    """All of a checkpoint but its weights."""
+
     tokenizer: ChatTokenizer
     info: ModelInfo
     sampling: Sampling  # as the checkpoint recommends
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Described):
+    model: HunYuanDense
 
 
 def load(
@@ -54,10 +60,12 @@ def load(
     int8: MakeRows | None = None,
     folder: Path | None = None,
     told: Advance = untold,
+    rounded: bool = False,
 ) -> Loaded:
     """`name`: a folder, or a hub id (downloaded once, into the hub's own cache). The others as `hardware.plan` has
     decided: `device`: cpu, cuda:N. `dtype` of activations and of all weights but those that `int4` and `int8` are
-    given, see `load_model`: fp32, bf16, fp16. `folder`: where `folder_of` has found it. `told` learns how much is read.
+    given, see `load_model`, as is `rounded`: fp32, bf16, fp16. `folder`: where `folder_of` has found it. `told` learns
+    how much is read.
 
     Raises `ModelNotFound`, `UnsupportedModel`, or `ConfigError` for a device that is too small.
     """
@@ -66,17 +74,26 @@ def load(
     shape = ModelShape.read(config)
     kept = {"gptq-int4": int4, "int8": int8}
     shown = dtype if shape.stored not in kept else shape.stored + ("" if kept[shape.stored] else ", widened")
+    if rounded:
+        shown = f"int8, rounded from {shape.stored}"
     log.info("loading %s as %s on %s", name, shown, device)
-    sampling, tokenizer = _sampling(folder), ChatTokenizer(folder)  # before the weights, which take longer to fail
+    described = describe(name, folder, config, shown, device)  # before the weights, which take longer to fail
     told(0.0)
     try:
-        model = load_model(folder, config, _DTYPES[dtype], device, int4, int8, told)
+        model = load_model(folder, config, _DTYPES[dtype], device, int4, int8, told, rounded)
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"The weights of {name!r} do not fit the memory of {device} as {shown}; "
             "use a smaller model, another device, or --devices cpu."
         ) from error
-    return Loaded(model, tokenizer, _info(name, config, shape, shown, device), sampling)
+    return Loaded(described.tokenizer, described.info, described.sampling, model)
+
+
+def describe(name: str, folder: Path, config: dict[str, Any], precision: str, device: str) -> Described:
+    """`config`: of the folder, as `read_config` gives it. Raises `ModelNotFound`, `UnsupportedModel`."""
+    info = _info(name, config, ModelShape.read(config), precision, device)
+    sampling = _sampling(folder)  # before the tokenizer, whose reader looks into that file too and does not name it
+    return Described(ChatTokenizer(folder), info, sampling)
 
 
 def family_of(name: str, config: dict[str, Any]) -> Family:
