@@ -19,7 +19,7 @@ from engine.inference.checkpoint import load_model, read_config, save_model
 from engine.inference.held import Int4Held, int4_head, int8_embedding, round_groups
 from engine.inference.int8 import Int8Rows, float_weight
 from engine.inference.kv_cache import Pages
-from engine.inference.onnx_runner import OnnxRunner
+from engine.inference.onnx_runner import OnnxRunner, Session
 from engine.inference.openvino_runner import OpenVinoRunner
 from engine.inference.runner import Chunk, TorchRunner
 from engine.inference.sampler import GREEDY
@@ -40,6 +40,10 @@ def loaded(folder):
 
 def widened(folder):
     return load_model(folder, read_config(folder), torch.float32, "cpu")
+
+
+def onnx_of(model, compute="fp32"):
+    return OnnxRunner(Session.of(onnx_graph.build(model, compute), threads=1), SLOTS, LENGTH)
 
 
 def error(scores, true):
@@ -63,7 +67,7 @@ def runner(model):
 
 @pytest.fixture(scope="module")
 def onnx(model):
-    return OnnxRunner(model, SLOTS, LENGTH, threads=1)
+    return onnx_of(model)
 
 
 def scores_of(runner, chunks, tokens=(), tables=()):
@@ -165,7 +169,7 @@ def test_gptq_weights_go_in_as_they_are(tmp_path, options):
     reference = TorchRunner(wide, SLOTS, PAGES)
     assert both(OpenVinoRunner(loaded(folder), SLOTS, PAGES, 1, (1, SLOTS), exact=True), reference, a_varied_day) < 1e-3
     assert both(OpenVinoRunner(loaded(folder), SLOTS, PAGES, 1, (1, SLOTS)), reference, a_varied_day) < 5e-2
-    assert both_in_slots(OnnxRunner(loaded(folder), SLOTS, LENGTH, threads=1), reference) < 5e-2
+    assert both_in_slots(onnx_of(loaded(folder)), reference) < 5e-2
 
 
 def test_int8_rows_go_in_as_they_are(tiny_checkpoint, tmp_path):
@@ -174,7 +178,7 @@ def test_int8_rows_go_in_as_they_are(tiny_checkpoint, tmp_path):
     exact = OpenVinoRunner(loaded(tmp_path), SLOTS, PAGES, 1, (1, SLOTS), exact=True)
     assert both(exact, reference, a_varied_day) < 1e-5
     assert both(OpenVinoRunner(loaded(tmp_path), SLOTS, PAGES, 1, (1, SLOTS)), reference, a_varied_day) < 5e-2
-    assert both_in_slots(OnnxRunner(loaded(tmp_path), SLOTS, LENGTH, threads=1), reference) < 5e-2
+    assert both_in_slots(onnx_of(loaded(tmp_path)), reference) < 5e-2
 
 
 @pytest.fixture(scope="module", params=["int8", "int4"])
@@ -284,9 +288,9 @@ def test_all_runners_write_the_same(runner, onnx, reference, sampling):
 
 def test_onnx_is_given_weights_beside_the_graph(model):
     """A protobuf holds 2 GB at most."""
-    graph, beside = onnx_graph.build(model)
-    assert sum(values.nbytes for values in beside.values()) > sum(weight.nbytes for weight in model.parameters())
-    assert max(tensor.ByteSize() for tensor in graph.graph.initializer) < 2_000
+    graph = onnx_graph.build(model)
+    assert graph.nbytes > sum(weight.nbytes for weight in model.parameters())
+    assert max(tensor.ByteSize() for tensor in graph.model.graph.initializer) < 2_000
 
 
 def test_onnx_cannot_be_deterministic_and_says_so(tiny_checkpoint):

@@ -29,14 +29,28 @@ def choose(config: Config) -> Load:
 
         log.info("backend=echo: asked for; it has no model and says the source back")
         return lambda _: EchoBackend()
-    if config.backend == "onnx":
-        config = _for_onnx(config)
-    chosen = replace(config, model=_model(config.model))
-    reason = "our engine runs this model on this machine" if config.backend == "auto" else "asked for"
-    log.info("backend=%s: %s", config.backend.replace("auto", "local"), reason)
+    model = _model(config.model)
+    exported = (Path(model) / "model.onnx").is_file()  # as engine.tools.export_onnx writes it
+    if exported and config.backend == "local":
+        raise ConfigError(f"The folder {model!r} holds a graph for ONNX Runtime; leave --backend out.")
+    chosen = replace(config, model=model, backend="onnx" if exported else config.backend)
+    reason = "asked for"
+    if config.backend == "auto":
+        reason = "the model is a graph for it" if exported else "our engine runs this model on this machine"
+    log.info("backend=%s: %s", chosen.backend.replace("auto", "local"), reason)
+    if chosen.backend == "onnx":
+        _check_onnx(chosen)
 
     def load(progress: Progress) -> Backend:
-        progress.report("libraries" if Path(chosen.model).is_dir() else "download")
+        progress.report("libraries" if Path(model).is_dir() else "download")
+        if chosen.backend == "onnx":
+            try:
+                from engine.backends import onnx
+            except ImportError as error:
+                raise ConfigError(
+                    f"ONNX Runtime cannot be imported ({error}); install the versions that requirements.txt names."
+                ) from error
+            return onnx.load(chosen, progress)
         from engine.backends.local import LocalBackend
 
         return LocalBackend.load(chosen, progress)
@@ -44,15 +58,14 @@ def choose(config: Config) -> Load:
     return load
 
 
-def _for_onnx(config: Config) -> Config:
-    """ONNX Runtime serves the CPU, with a buffer for each sequence instead of pages."""
-    if config.devices not in ("auto", "cpu"):
-        raise ConfigError(f"--backend onnx runs on the CPU, not on {config.devices}; leave --devices out.")
+def _check_onnx(config: Config) -> None:
+    """ONNX Runtime has a buffer for each sequence instead of pages, in the numbers that it computes in."""
     if config.kv_window is not None:
         raise ConfigError("--backend onnx knows no --kv-window; leave it out, or use --backend local.")
+    if config.kv_dtype != "auto":
+        raise ConfigError("--backend onnx knows no --kv-dtype; leave it out, or use --backend local.")
     if config.deterministic:  # a row alone and beside others takes other products in ONNX Runtime
         raise ConfigError("--backend onnx cannot be --deterministic; leave it out, or use --backend local.")
-    return replace(config, devices="cpu")
 
 
 def _model(name: str) -> str:

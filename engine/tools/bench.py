@@ -4,6 +4,7 @@
     python -m engine.tools.bench engine --synthetic 7b --compare vllm --png chart.png
     python -m engine.tools.bench kernels --synthetic 7b
     python -m engine.tools.bench markup
+    python -m engine.tools.bench onnx
     python -m engine.tools.bench serve
 
 `python -m engine.tools.bench PART --help` says more.
@@ -14,10 +15,16 @@ import json
 import sys
 
 from engine.errors import YiwenError
-from engine.tools import bench_engine, bench_kernels, bench_markup, bench_serve
+from engine.tools import bench_engine, bench_kernels, bench_markup, bench_onnx, bench_serve
 from engine.tools.machine import machine
 
-PARTS = {"engine": bench_engine, "kernels": bench_kernels, "markup": bench_markup, "serve": bench_serve}
+PARTS = {
+    "engine": bench_engine,
+    "kernels": bench_kernels,
+    "markup": bench_markup,
+    "onnx": bench_onnx,
+    "serve": bench_serve,
+}
 
 
 def main() -> None:
