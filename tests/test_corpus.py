@@ -7,9 +7,11 @@ from itertools import islice
 
 import pytest
 
+from engine.errors import ConfigError
 from engine.tools import corpus
-from engine.tools.corpus import ExampleMaker, Mix, Pair
-from engine.tools.evaluate_marks import is_well_nested
+from engine.tools.corpus import ExampleMaker, Mix
+from engine.tools.evaluate_questions import is_well_nested
+from engine.tools.pairs import Pair
 from tests.corpora import HELD_OUT, write_corpus, write_tests
 
 MARK = re.compile(r"</?s\d>")
@@ -20,10 +22,11 @@ def loaded(tmp_path_factory):
     return corpus.load(write_corpus(tmp_path_factory.mktemp("corpus")), ["fr", "zh"], frozenset())
 
 
-def examples_of(loaded, **shares):
+def examples_of(loaded, family="hy-mt1.5", **shares):
     """Many examples, most of them of the kind named."""
     mix = Mix(**({"marks": 0.0, "terms": 0.0, "context": 0.0, "join": 0.0} | shares))
-    return list(islice(ExampleMaker(loaded, mix, random.Random(1)).examples(), 400))
+    made = ExampleMaker(loaded, mix, random.Random(), family).examples("1")
+    return list(islice((example for example, _ in made if example), 400))
 
 
 def source_of(prompt):
@@ -118,14 +121,98 @@ def test_workers_share_the_pairs_and_all_know_the_dictionary(tmp_path):
     shares = [corpus.load(folder, ["fr"], frozenset(), worker, 2) for worker in (0, 1)]
     assert [len(share.pairs) > 0 for share in shares] == [True, True]
     assert sum(len(share.pairs) for share in shares) == len(whole.pairs)
-    assert shares[1].dictionary == whole.dictionary
+    assert shares[1].dictionary == whole.dictionary == corpus.dictionary_of(folder, ["fr"])
     assert whole.dictionary["fr"]["database"] == ["base de données"]
+
+
+@pytest.mark.parametrize("workers", [2, 7, 1000])
+def test_a_small_corpus_leaves_no_worker_without_pairs(tmp_path, workers):
+    folder = write_corpus(tmp_path, times=10)
+    whole = corpus.load(folder)
+    shares = [corpus.load(folder, worker=worker, workers=workers) for worker in range(workers)]
+    assert len(whole.pairs) == 170
+    assert min(len(share.pairs) for share in shares) > 0
+    assert {pair for share in shares for pair in share.pairs} == set(whole.pairs)
+    if workers < 100:  # else several have the same
+        assert sum(len(share.pairs) for share in shares) == len(whole.pairs)
+
+
+def test_pairs_that_were_no_neighbours_are_no_context_of_each_other(tmp_path):
+    lines = [f"Line {number:03}.\tZeile {number:03}.\n" for number in range(200)]
+    (tmp_path / "a.en-de.tsv").write_text("".join(lines))
+    share = corpus.load(tmp_path, worker=1, workers=4)
+    assert share.block < 60  # less than its share
+    made = [example for example in examples_of(share, context=1.0) if example.kind == "context"]
+    for example in made:
+        before, it = map(int, re.findall(r"\d\d\d", example.prompt))
+        assert it == before + 1
+    assert len(made) > 100
+
+
+def test_any_two_languages_are_learnt_from(tmp_path):
+    lines = [
+        ("Le fichier `a_1` est ici, et là.", "Die Datei `a_1` ist hier, und dort."),
+        ("Merci bien !", "Vielen Dank!"),
+    ]
+    (tmp_path / "a.fr-de.tsv").write_text("".join("\t".join(line) + "\n" for line in lines * 10), encoding="utf-8")
+    made = examples_of(corpus.load(tmp_path), marks=0.25, terms=0.25, context=0.2, join=0.2)
+    assert {example.kind for example in made} == {"plain", "marks", "terms", "context", "join"}
+    said = {example.prompt.partition("\n")[0] for example in made if example.kind == "plain"}
+    assert said == {
+        f"Translate the following segment into {lang}, without additional explanation." for lang in ("French", "German")
+    }
+
+
+def test_english_is_the_first_side_wherever_it_stood(tmp_path):
+    (tmp_path / "a.fr-en.tsv").write_text("serveur\tserver\nbase de données\tdatabase\n", encoding="utf-8")
+    loaded = corpus.load(tmp_path)
+    assert loaded.pairs[0] == Pair("a.fr-en", "server", "serveur", "fr")
+    assert loaded.dictionary == {"fr": {"server": ["serveur"], "database": ["base de données"]}}
+
+
+def test_only_pairs_of_the_languages_wanted_and_english_are_loaded(tmp_path):
+    write_corpus(tmp_path)
+    (tmp_path / "a.fr-zh.tsv").write_text("Oui.\t是。\n", encoding="utf-8")
+    assert {pair.lang for pair in corpus.load(tmp_path, ["zh"]).pairs} == {"zh"}
+    assert {(pair.first_lang, pair.lang) for pair in corpus.load(tmp_path, ["fr", "zh"]).pairs} == {
+        ("en", "fr"),
+        ("en", "zh"),
+        ("fr", "zh"),
+    }
+
+
+def test_a_language_the_corpus_has_not_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match="no pairs of de, ja; leave out what the corpus has not"):
+        corpus.load(write_corpus(tmp_path), ["fr", "de", "ja"])
+
+
+def test_a_corpus_of_held_out_pairs_only_is_one_sentence(tmp_path):
+    (tmp_path / "a.en-fr.tsv").write_text("Yes.\tOui.\n")
+    with pytest.raises(ConfigError, match="no pairs but of other languages or held out for tests; give"):
+        corpus.load(tmp_path, held_out=frozenset({"Oui."}))
+
+
+def test_another_familys_examples_are_in_its_own_templates(loaded):
+    made = examples_of(loaded, "hy-mt2", marks=0.4, terms=0.2, context=0.2)
+    assert {example.kind for example in made} == {"plain", "terms", "context"}  # it has no template for marks
+    assert any(example.prompt.startswith("Translate the following text into") for example in made)
+    assert any(example.prompt.startswith("【背景信息】") for example in made)
+
+
+def test_examples_go_on_from_a_position_as_they_would_have(loaded):
+    def run(*start):
+        return ExampleMaker(loaded, Mix(), random.Random()).examples("7", *start)
+
+    whole = list(islice(run(), 100))
+    assert whole[-1][1].epoch > 1
+    for left in (3, 31, 32, 33, 60):
+        assert list(islice(run(whole[left - 1][1]), 40)) == whole[left : left + 40]
 
 
 def test_a_pair_is_seen_as_often_as_its_language_and_its_source_say(loaded):
     origin = loaded.pairs[0].origin
     mix = Mix(0, 0, 0, 0, langs={"zh": 2.0}, origins={origin: 3.0})
-    seen = Counter(index for index, _ in ExampleMaker(loaded, mix, random.Random(1))._epoch())
+    seen = Counter(number // 2 for number in ExampleMaker(loaded, mix, random.Random(1))._epoch())
     for index, pair in enumerate(loaded.pairs):  # in both directions each time
         assert seen[index] == 2 * (2 if pair.lang == "zh" else 1) * (3 if pair.origin == origin else 1)
     assert len(set(seen.values())) > 1

@@ -30,32 +30,35 @@ class ChatTokenizer:
             reader = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
             turn = [{"role": "user", "content": _SLOT}]
             layout = reader.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-            self._tokenizer = reader.backend_tokenizer
+            self.tokenizer = reader.backend_tokenizer
             ends = _declared_ends(folder)
+            self.begin_id, self.end_id, self.pad_id = reader.bos_token_id, reader.eos_token_id, reader.pad_token_id
         except Exception as error:  # the reader in Rust raises bare ones, Jinja and transformers each their own
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise UnsupportedModel(f"The tokenizer in {str(folder)!r} cannot be read ({reason}).") from error
         before, found, after = layout.partition(_SLOT)
         if not found:
             raise UnsupportedModel(f"The chat template in {str(folder)!r} leaves out the user's words.")
-        self._before: list[int] = self._tokenizer.encode(before, add_special_tokens=False).ids
-        self._after: list[int] = self._tokenizer.encode(after, add_special_tokens=False).ids
-        added = self._tokenizer.get_added_tokens_decoder()
+        self._before: list[int] = self.tokenizer.encode(before, add_special_tokens=False).ids
+        self._after: list[int] = self.tokenizer.encode(after, add_special_tokens=False).ids
+        added = self.tokenizer.get_added_tokens_decoder()
         self._silent = frozenset(id for id, token in added.items() if token.special)
         # 1.8B has control tokens that are not special, such as /think: typed by a user, they are text too
         control = [token.content for token in added.values() if not (token.special or _MARK.fullmatch(token.content))]
-        self._tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in control])
-        self._tokenizer.encode_special_tokens = True
+        self.tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in control])
+        self.tokenizer.encode_special_tokens = True
+        if ends and self.end_id not in ends:
+            self.end_id = ends[0]
         self.stop_ids = frozenset(ends) | {
-            id for name in _END_NAMES if (id := self._tokenizer.token_to_id(name)) is not None
+            id for name in _END_NAMES if (id := self.tokenizer.token_to_id(name)) is not None
         }
 
     def count(self, text: str) -> int:
-        return len(self._tokenizer.encode(text, add_special_tokens=False))
+        return len(self.tokenizer.encode(text, add_special_tokens=False))
 
     def prompt(self, text: str) -> list[int]:
         """One user turn, ready to be answered."""
-        return [*self._before, *self._tokenizer.encode(text, add_special_tokens=False).ids, *self._after]
+        return [*self._before, *self.tokenizer.encode(text, add_special_tokens=False).ids, *self._after]
 
     def decoder(self) -> "StreamDecoder":
         return StreamDecoder(self)
@@ -65,7 +68,7 @@ class StreamDecoder:
     """Ids one by one → text as soon as its characters are whole. Nothing is cleaned up: spaces are the model's."""
 
     def __init__(self, tokenizer: ChatTokenizer) -> None:
-        self._tokenizer, self._silent = tokenizer._tokenizer, tokenizer._silent
+        self._tokenizer, self._silent = tokenizer.tokenizer, tokenizer._silent
         self._stream = DecodeStream(skip_special_tokens=False)
         self._held: list[int] = []  # what the text given out does not have yet
 

@@ -1,44 +1,35 @@
-"""The corpus folder → training examples: a prompt in one of HY-MT's templates, and the answer to learn.
+"""Pairs of texts → training examples: a prompt in one of HY-MT's templates, and the answer to learn.
 
-Reads `train.en-XX.tsv.zst` (source, English, other side, tab-separated, one pair a line). Knows no tokenizer and no
-model. Four kinds of example: plain (one pair, or neighbours joined), terms, context, marks. Terms and marked spans are
-dictionary pairs (short entries of the corpus itself) found word for word on both sides, identifiers and numbers found
-once on both sides, or clauses of equal count.
+Knows no tokenizer and no model, and of files only which pairs are this process's share. Five kinds of example: plain
+(one pair), neighbours joined, terms, context, marks. Terms and marked spans are dictionary pairs (short entries of the
+corpus itself, with English) found word for word on both sides, identifiers and numbers found once on both sides, or
+clauses of equal count.
 """
 
-import io
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import zstandard
-
 from engine import prompts
+from engine.errors import ConfigError
 from engine.languages import LANGUAGES
+from engine.tools.pairs import Pair, read
 from engine.types import Family, Term
 
-FAMILY: Family = "hy-mt1.5"
+FAMILY: Family = "hy-mt1.5"  # whose templates a model trained from scratch learns
 _RST_JOINT = re.compile(r"\\(?=[\u3000-\u9fff\uac00-\ud7af])")  # what parts a role from a particle in Python's docs
 BLOCK_PAIRS = 64  # neighbours that always stay with one worker, so that context and joins work
+LEAST_BLOCKS = 4  # for each worker; where a corpus is too small for that, its blocks are smaller
 DEVELOPMENT_SET = "dev.in-domain"  # of the test files: what training is judged on, and terms and marks are drawn from
 MAX_JOINED_CHARACTERS = 1_200
 
 Dictionary = dict[str, dict[str, list[str]]]  # lang → lower-case English → other sides
 Kind = Literal["plain", "join", "terms", "context", "marks"]
 Span = tuple[int, int]
-Link = tuple[Span, Span]  # a span of the English side and its counterpart
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    origin: str  # which source of the corpus it came from
-    first: str  # in `first_lang`
-    second: str  # in `lang`
-    lang: str
-    first_lang: str = "en"
+Link = tuple[Span, Span]  # a span of the first side and its counterpart
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +48,7 @@ class Mix:
     terms: float = 0.22
     context: float = 0.07
     join: float = 0.10
-    langs: Mapping[str, float] = field(default_factory=dict)  # how often each language is seen; 1 where unnamed
+    langs: Mapping[str, float] = field(default_factory=dict)  # how often each `Pair.lang` is seen; 1 where unnamed
     origins: Mapping[str, float] = field(default_factory=dict)  # times how often each source is
 
 
@@ -67,34 +58,75 @@ class Corpus:
 
     pairs: list[Pair]
     dictionary: Dictionary
+    block: int = BLOCK_PAIRS  # so many pairs in a row were neighbours in the corpus
 
 
-def load(folder: Path, langs: Sequence[str], held_out: frozenset[str], worker: int = 0, workers: int = 1) -> Corpus:
-    """Every `workers`-th block of pairs, without those that have a side in `held_out`."""
+def load(
+    places: Path | Sequence[Path],
+    langs: Collection[str] = (),
+    held_out: frozenset[str] = frozenset(),
+    worker: int = 0,
+    workers: int = 1,
+) -> Corpus:
+    """Every `workers`-th block of the pairs (of English and these languages only, where any are named), without those
+    that have a side in `held_out`. Where there are fewer pairs than workers, several get the same. A pair with English
+    has it first. Raises `ConfigError`."""
+    places = [places] if isinstance(places, Path) else places
+    block = BLOCK_PAIRS
+    pairs, dictionary, total = _share(places, langs, held_out, block, worker, workers)
+    if missing := [lang for lang in langs if lang != "en" and lang not in dictionary]:
+        raise ConfigError(f"{_names(places)}: no pairs of {', '.join(missing)}; leave out what the corpus has not.")
+    if not total:
+        raise ConfigError(f"{_names(places)}: no pairs but of other languages or held out for tests; give other pairs.")
+    if total < block * workers * LEAST_BLOCKS and workers > 1:  # small enough to be read again
+        block = max(1, total // (workers * LEAST_BLOCKS))
+        workers = min(workers, -(-total // block))
+        pairs, dictionary, total = _share(places, langs, held_out, block, worker % workers, workers)
+    return Corpus(pairs, dictionary, block)
+
+
+def dictionary_of(
+    places: Path | Sequence[Path], langs: Collection[str] = (), held_out: frozenset[str] = frozenset()
+) -> Dictionary:
+    """The short entries alone, as `load` has them."""
+    return _share([places] if isinstance(places, Path) else places, langs, held_out, BLOCK_PAIRS, -1, 1)[1]
+
+
+def _share(
+    places: Sequence[Path], langs: Collection[str], held_out: frozenset[str], block: int, worker: int, workers: int
+) -> tuple[list[Pair], Dictionary, int]:
+    """The pairs of one worker, the dictionary (with an entry for each language), how many pairs there are in all."""
     pairs: list[Pair] = []
     dictionary: Dictionary = {}
-    for lang in langs:
-        entries: dict[str, list[str]] = {}
-        for number, pair in enumerate(_read(folder / f"train.en-{lang}.tsv.zst", lang)):
+    total = 0
+    for place in places:
+        for pair in read(place, {"en", *langs} if langs else None):
+            if "\\" in pair.second:
+                pair = replace(pair, second=_RST_JOINT.sub("", pair.second))
+            if pair.lang == "en":
+                pair = Pair(pair.origin, pair.second, pair.first, pair.first_lang)
             if pair.first in held_out or pair.second in held_out:
                 continue
-            if _is_entry(pair):
+            entries = dictionary.setdefault(pair.lang, {})
+            if pair.first_lang != "en":
+                dictionary.setdefault(pair.first_lang, {})
+            elif _is_entry(pair):
                 others = entries.setdefault(pair.first.casefold(), [])
                 if pair.second not in others:
                     others.append(pair.second)
-            if number // BLOCK_PAIRS % workers == worker:
+            if total // block % workers == worker:
                 pairs.append(pair)
-        dictionary[lang] = entries
-    return Corpus(pairs, dictionary)
+            total += 1
+    return pairs, dictionary, total
 
 
-def test_sentences(folder: Path) -> frozenset[str]:
-    """Both sides of every test file: what training must never see."""
-    sides: set[str] = set()
-    for path in sorted(folder.glob("*.tsv")):
-        for line in path.read_text(encoding="utf-8").splitlines()[1:]:
-            sides.update(line.split("\t")[1:])
-    return frozenset(sides)
+def _names(places: Sequence[Path]) -> str:
+    return ", ".join(str(place) for place in places)
+
+
+def test_sentences(place: Path) -> frozenset[str]:
+    """Both sides of every test pair: what training must never see."""
+    return frozenset(side for pair in read(place) for side in (pair.first, pair.second))
 
 
 def test_file(folder: Path, name: str, lang: str) -> Path:
@@ -109,14 +141,6 @@ def test_pairs(folder: Path, name: str, lang: str) -> list[Pair]:
         origin, english, other = line.split("\t")
         pairs.append(Pair(origin, english, other, lang))
     return pairs
-
-
-def _read(path: Path, lang: str) -> Iterator[Pair]:
-    with path.open("rb") as file:
-        stream = zstandard.ZstdDecompressor().stream_reader(file)
-        for line in io.TextIOWrapper(stream, encoding="utf-8", newline="\n"):
-            origin, english, other = _RST_JOINT.sub("", line.rstrip("\n")).split("\t")
-            yield Pair(origin, english, other, lang)
 
 
 def _is_entry(pair: Pair) -> bool:
@@ -189,8 +213,8 @@ def find_identifier_links(pair: Pair) -> list[Link]:
 
 def find_clause_links(pair: Pair) -> list[Link]:
     """Clauses, where both sides have equally many of them."""
-    english, other = ([_trimmed(match) for match in _CLAUSE.finditer(side)] for side in (pair.first, pair.second))
-    return list(zip(english, other, strict=True)) if len(english) == len(other) and 2 <= len(english) <= 6 else []
+    first, second = ([_trimmed(match) for match in _CLAUSE.finditer(side)] for side in (pair.first, pair.second))
+    return list(zip(first, second, strict=True)) if len(first) == len(second) and 2 <= len(first) <= 6 else []
 
 
 def _trimmed(match: re.Match[str]) -> Span:
@@ -226,37 +250,52 @@ def _is_free(link: Link, taken: Iterable[Link]) -> bool:
 # examples
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Of an endless run through the examples."""
+
+    epoch: int = 0
+    place: int = 0  # in the epoch's order
+
+
 @dataclass(slots=True)
 class ExampleMaker:
-    """Turns pairs into examples, in both directions, for ever."""
+    """Turns pairs into examples, in both directions, in the templates of a family."""
 
     corpus: Corpus
     mix: Mix
     random: random.Random
+    family: Family = FAMILY
     _keys: dict[str, list[str]] = field(default_factory=dict)  # of the dictionary, so that a draw lists nothing
 
-    def examples(self) -> Iterator[Example]:
+    def examples(self, seed: str, start: Position = Position()) -> Iterator[tuple[Example | None, Position]]:
+        """For ever, each with the position after it; None where a pair is unfit, and where an epoch ends. What follows
+        a position depends on the seed and that position alone."""
+        epoch, place = start.epoch, start.place
         while True:
-            for index, into_first in self._epoch():
-                if (example := self.example(index, into_first)) is not None:
-                    yield example
+            self.random.seed(f"{seed} {epoch}")
+            order = self._epoch()
+            for at in range(place, len(order)):
+                self.random.seed(f"{seed} {epoch} {at}")
+                yield self.example(order[at] // 2, order[at] % 2 == 0), Position(epoch, at + 1)
+            epoch, place = epoch + 1, 0
+            yield None, Position(epoch, place)
 
-    def _epoch(self) -> list[tuple[int, bool]]:
-        order: list[tuple[int, bool]] = []
+    def _epoch(self) -> list[int]:
+        """The indices of pairs, doubled: even ones are into the first language."""
+        order: list[int] = []
         for index, pair in enumerate(self.corpus.pairs):
             weight = self.mix.langs.get(pair.lang, 1.0) * self.mix.origins.get(pair.origin, 1.0)
             times = int(weight) + (self.random.random() < weight % 1)
-            order += [(index, True), (index, False)] * times
+            order += [2 * index, 2 * index + 1] * times
         self.random.shuffle(order)
         return order
 
     def example(self, index: int, into_first: bool) -> Example | None:
         """The example of one pair in one direction, of a kind drawn from the mix; None where the pair is unfit."""
         pair = self.corpus.pairs[index]
-        if _ANY_MARK.search(pair.first + pair.second):
+        if _is_unfit(pair, into_first):
             return None
-        if not into_first and pair.lang == "zh" and is_traditional(pair.second):
-            return None  # we promise Simplified; Traditional is read, not written
         mix, draw = self.mix, self.random.random()
         made: Example | None = None
         if draw < mix.marks:
@@ -267,20 +306,22 @@ class ExampleMaker:
             made = self._with_context(index, into_first)
         elif draw < mix.marks + mix.terms + mix.context + mix.join:
             made = self._joined(index, into_first)
-        return made or plain(pair, into_first)
+        return made or plain(pair, into_first, self.family)
 
     def with_marks(self, pair: Pair, into_first: bool) -> Example | None:
         """One to three spans, or the whole, wrapped in numbered marks on both sides."""
+        if self.family not in prompts.MARKS_PUBLISHED:
+            return None
         if "<" in pair.first or "<" in pair.second or len(pair.first) <= 12:
             return None
         whole: Link = ((0, len(pair.first)), (0, len(pair.second)))
         draw, links = self.random.random(), list[Link]()
         if draw < 0.10:
-            return _marked(pair, [whole], 1, into_first)
+            return self._marked(pair, [whole], 1, into_first)
         if draw < 0.35:
             links = find_clause_links(pair)
         if not links:
-            links = find_dictionary_links(pair, self.corpus.dictionary[pair.lang])
+            links = find_dictionary_links(pair, self._entries(pair))
             links += [link for link in find_identifier_links(pair) if _is_free(link, links)]
         if not links:
             return None
@@ -290,14 +331,14 @@ class ExampleMaker:
         if self.random.random() < 0.12 and whole[0] != links[0][0]:
             links.insert(0, whole)
         first = 1 if self.random.random() < 0.8 else self.random.randint(1, 10 - len(links))
-        return _marked(pair, links, first, into_first)
+        return self._marked(pair, links, first, into_first)
 
     def with_terms(self, pair: Pair, into_first: bool) -> Example | None:
         """One to three terms of the sentence; in a third of the cases one of them wants a random other word, so that
         obeying the glossary pays more than guessing."""
         if len(pair.first) <= 16:
             return None
-        entries = self.corpus.dictionary[pair.lang]
+        entries = self._entries(pair)
         links = find_dictionary_links(pair, entries)
         if not links or self.random.random() < 0.1:
             links += [link for link in find_identifier_links(pair) if _is_free(link, links)]
@@ -325,8 +366,11 @@ class ExampleMaker:
                 other_side = self.random.choice(entries[stray])
                 terms.append(Term(other_side, stray) if into_first else Term(stray, other_side))
                 self.random.shuffle(terms)
-        target = "en" if into_first else pair.lang
-        return Example("terms", prompts.with_terms(FAMILY, target, terms, source), answer, tuple(terms))
+        target = pair.first_lang if into_first else pair.lang
+        return Example("terms", prompts.with_terms(self.family, target, terms, source), answer, tuple(terms))
+
+    def _entries(self, pair: Pair) -> Mapping[str, Sequence[str]]:
+        return self.corpus.dictionary.get(pair.lang, {}) if pair.first_lang == "en" else {}
 
     def _random_key(self, lang: str) -> str:
         keys = self._keys.get(lang)
@@ -340,66 +384,72 @@ class ExampleMaker:
 
     def _neighbour(self, index: int) -> Pair | None:
         """The pair that follows, if it is of the same source."""
-        if index + 1 >= len(self.corpus.pairs):
+        if index + 1 >= len(self.corpus.pairs) or (index + 1) % self.corpus.block == 0:
             return None
         here, there = self.corpus.pairs[index], self.corpus.pairs[index + 1]
-        return there if (there.origin, there.lang) == (here.origin, here.lang) else None
+        same = (there.origin, there.lang, there.first_lang) == (here.origin, here.lang, here.first_lang)
+        return there if same else None
 
     def _with_context(self, index: int, into_first: bool) -> Example | None:
         before, pair = self.corpus.pairs[index], self._neighbour(index)
-        if pair is None or _ANY_MARK.search(pair.first + pair.second):
-            return None
-        if not into_first and pair.lang == "zh" and is_traditional(pair.second):
+        if pair is None or _is_unfit(pair, into_first):
             return None
         shown, source, answer, target = (
-            (before.second, pair.second, pair.first, "en")
+            (before.second, pair.second, pair.first, pair.first_lang)
             if into_first
             else (before.first, pair.first, pair.second, pair.lang)
         )
-        return Example("context", prompts.with_context(FAMILY, target, shown, source), answer)
+        return Example("context", prompts.with_context(self.family, target, shown, source), answer)
 
     def _joined(self, index: int, into_first: bool) -> Example | None:
         """Two to four neighbours as one text: short paragraphs, sometimes with line breaks."""
         pairs = [self.corpus.pairs[index]]
         for step in range(self.random.choice((1, 1, 2, 3))):
             following = self._neighbour(index + step)
-            if following is None or (following.lang == "zh" and is_traditional(following.second)):
+            if following is None or _is_unfit(following, into_first):
                 break
             pairs.append(following)
         if len(pairs) == 1 or sum(len(pair.first) for pair in pairs) > MAX_JOINED_CHARACTERS:
             return None
-        english_gap, other_gap = " ", " " if LANGUAGES[pairs[0].lang].spaced else ""
+        first_gap, second_gap = (" " if LANGUAGES[lang].spaced else "" for lang in (pairs[0].first_lang, pairs[0].lang))
         if self.random.random() < 0.3:
-            english_gap = other_gap = "\n"
-        joined = Pair(
-            pairs[0].origin,
-            english_gap.join(pair.first for pair in pairs),
-            other_gap.join(pair.second for pair in pairs),
-            pairs[0].lang,
+            first_gap = second_gap = "\n"
+        joined = replace(
+            pairs[0],
+            first=first_gap.join(pair.first for pair in pairs),
+            second=second_gap.join(pair.second for pair in pairs),
         )
-        made = plain(joined, into_first)
+        made = plain(joined, into_first, self.family)
         return Example("join", made.prompt, made.answer)
 
+    def _marked(self, pair: Pair, links: Sequence[Link], number: int, into_first: bool) -> Example:
+        """Each link in marks, which are numbered from `number` on."""
+        first, second = (
+            _wrap(text, [(link[side], number + place) for place, link in enumerate(links)])
+            for side, text in enumerate((pair.first, pair.second))
+        )
+        source, answer, target = (second, first, pair.first_lang) if into_first else (first, second, pair.lang)
+        return Example("marks", prompts.with_marks(self.family, target, source), f"<target>{answer}</target>")
 
-def plain(pair: Pair, into_first: bool) -> Example:
+
+def plain(pair: Pair, into_first: bool, family: Family = FAMILY) -> Example:
     if into_first:
-        return Example("plain", prompts.plain(FAMILY, pair.lang, "en", pair.second), pair.first)
-    return Example("plain", prompts.plain(FAMILY, "en", pair.lang, pair.first), pair.second)
+        return Example("plain", prompts.plain(family, pair.lang, pair.first_lang, pair.second), pair.first)
+    return Example("plain", prompts.plain(family, pair.first_lang, pair.lang, pair.first), pair.second)
+
+
+def _is_unfit(pair: Pair, into_first: bool) -> bool:
+    """With marks of its own, or Traditional Chinese where we promise Simplified: that is read, and never written."""
+    if "<" in pair.first + pair.second and _ANY_MARK.search(pair.first + pair.second):
+        return True
+    lang, answer = (pair.first_lang, pair.first) if into_first else (pair.lang, pair.second)
+    return lang == "zh" and is_traditional(answer)
 
 
 def is_traditional(chinese: str) -> bool:
     """Whether any ideograph lies outside GB 2312, the repertoire of Simplified Chinese."""
     han = re.sub(r"[^\u4e00-\u9fff]", "", chinese)
     return len(han.encode("gb2312", errors="ignore")) != 2 * len(han)
-
-
-def _marked(pair: Pair, links: Sequence[Link], first: int, into_first: bool) -> Example:
-    english, other = (
-        _wrap(text, [(link[side], first + number) for number, link in enumerate(links)])
-        for side, text in enumerate((pair.first, pair.second))
-    )
-    source, answer, target = (other, english, "en") if into_first else (english, other, pair.lang)
-    return Example("marks", prompts.with_marks(FAMILY, target, source), f"<target>{answer}</target>")
 
 
 def _wrap(text: str, spans: Iterable[tuple[Span, int]]) -> str:

@@ -7,14 +7,16 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from engine import prompts
+from engine.errors import ConfigError, YiwenError
 from engine.languages import LANGUAGES
 from engine.tools import corpus
+from engine.tools.asked import count
 from engine.types import Term
 
 # The specials of HY-MT 7B that its chat template and stop list name, in their order there.
@@ -27,6 +29,7 @@ MARKS = (
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+TEMPLATE_TIMES = 400  # that each prompt is in the text, so that it costs few tokens
 # chat_template.jinja of HY-MT1.5-7B and Hy-MT2-7B, word for word
 CHAT_TEMPLATE = (
     "{% set ns = namespace(has_head=true) %}{% set loop_messages = messages %}{% for message in loop_messages %}"
@@ -41,8 +44,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def train(folder: Path, langs: list[str], vocabulary: int, bytes_a_language: int, seed: int) -> Tokenizer:
-    """A tokenizer of `vocabulary` tokens from equal shares of each language, twice as much English."""
+def train(
+    places: Sequence[Path], langs: Collection[str], vocabulary: int, bytes_a_language: int, seed: int
+) -> Tokenizer:
+    """A tokenizer of `vocabulary` tokens from equal shares of each language, twice as much English; `langs`: as
+    `corpus.load` takes them. Raises `ConfigError`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
@@ -58,10 +64,14 @@ def train(folder: Path, langs: list[str], vocabulary: int, bytes_a_language: int
         max_token_length=24,
         show_progress=True,
     )
-    tokenizer.train_from_iterator(_sample(folder, langs, bytes_a_language, seed), trainer)
+    tokenizer.train_from_iterator(_sample(places, langs, bytes_a_language, seed), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
     tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in MARKS])
-    assert tokenizer.get_vocab_size() == vocabulary
+    if (size := tokenizer.get_vocab_size()) != vocabulary:
+        raise ConfigError(
+            f"The corpus gives a vocabulary of {size:,} tokens, not {vocabulary:,}; give more text, or ask for "
+            f"{size:,}."
+        )
     return tokenizer
 
 
@@ -82,19 +92,21 @@ def save(tokenizer: Tokenizer, folder: Path, context_tokens: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-def _sample(folder: Path, langs: list[str], size: int, seed: int) -> Iterator[str]:
-    yield from _templates() * 400  # so that a prompt costs few tokens
+def _sample(places: Sequence[Path], langs: Collection[str], size: int, seed: int) -> Iterator[str]:
+    texts: dict[str, list[str]] = {}
+    for pair in corpus.load(places, langs).pairs:
+        texts.setdefault(pair.first_lang, []).append(pair.first)
+        texts.setdefault(pair.lang, []).append(pair.second)
+    yield from _templates() * TEMPLATE_TIMES
     chooser = random.Random(seed)
-    for lang in langs:
-        pairs = corpus.load(folder, [lang], frozenset()).pairs
-        chooser.shuffle(pairs)
-        for side, budget in (("other", size), ("english", 2 * size // len(langs))):
-            for pair in pairs:
-                text: str = getattr(pair, side)
-                if budget < 0:
-                    break
-                budget -= len(text.encode())
-                yield text
+    for lang in sorted(texts):
+        chooser.shuffle(texts[lang])
+        budget = 2 * size if lang == "en" else size
+        for text in texts[lang]:
+            if budget < 0:
+                break
+            budget -= len(text.encode())
+            yield text
 
 
 def _templates() -> list[str]:
@@ -110,18 +122,22 @@ def _templates() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the byte-level BPE tokenizer of a model trained from scratch.")
-    parser.add_argument("--corpus", type=Path, required=True, help="folder of train.en-XX.tsv.zst")
+    parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="files or folders of pairs")
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.json and tokenizer_config.json")
-    parser.add_argument("--langs", default="zh,ja,fr,es,de,ko,pt,ru,it")
-    parser.add_argument("--vocabulary", type=int, default=32_000, help="tokens, the special ones and marks counted in")
-    parser.add_argument("--bytes", type=int, default=9_000_000, help="text a language is given, in UTF-8 bytes")
-    parser.add_argument("--context-tokens", type=int, default=2_048)
+    parser.add_argument("--langs", help="as zh,ja: only pairs of these and English; all where none is named")
+    parser.add_argument(
+        "--vocabulary", type=count, default=32_000, help="tokens, the special ones and marks counted in"
+    )
+    parser.add_argument("--bytes", type=count, default=9_000_000, help="text a language is given, in UTF-8 bytes")
+    parser.add_argument("--context-tokens", type=count, default=2_048)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    tokenizer = train(
-        arguments.corpus, arguments.langs.split(","), arguments.vocabulary, arguments.bytes, arguments.seed
-    )
-    save(tokenizer, arguments.out, arguments.context_tokens)
+    langs = arguments.langs.split(",") if arguments.langs else []
+    try:
+        tokenizer = train(arguments.corpus, langs, arguments.vocabulary, arguments.bytes, arguments.seed)
+        save(tokenizer, arguments.out, arguments.context_tokens)
+    except (YiwenError, OSError) as error:
+        raise SystemExit(str(error)) from error
     sample = "The <s1>quick</s1> brown fox. 我昨天去了图书馆。 彼は東京へ行った。 Je n’ai pas mangé."
     encoded = tokenizer.encode(sample)
     print(f"{len(encoded.ids)} tokens for {len(sample)} characters", file=sys.stderr)

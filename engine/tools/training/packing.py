@@ -3,22 +3,27 @@
 Knows the chat layout and the corpus; nothing of the model but that a token may only look back within its own document.
 """
 
-import argparse
+import json
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from engine.errors import ConfigError, UnsupportedModel, YiwenError
+from engine.inference.tokenizer import ChatTokenizer
 from engine.tools import corpus
+from engine.types import Family
 
 IGNORED = -100  # the label of a place with nothing to learn
+AHEAD = 4  # batches that each loader worker makes before they are asked for
+MOST_UNUSABLE = 10_000  # examples in a row, after which the corpus is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,72 +31,82 @@ class Encoded:
     ids: list[int]
     first_label: int  # index of the token whose successor is the first to be learnt
 
-
-class Packed(IterableDataset[dict[str, Tensor]]):
-    """Endless batches of packed rows for one rank; each loader worker holds its own share of the corpus."""
-
-    def __init__(self, recipe: dict[str, Any], arguments: argparse.Namespace, rank: int, ranks: int) -> None:
-        self.recipe, self.arguments, self.rank, self.ranks = recipe, arguments, rank, ranks
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        info = torch.utils.data.get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        worker, workers = self.rank * workers + worker, self.ranks * workers
-        held_out = corpus.test_sentences(self.arguments.test)
-        share = corpus.load(self.arguments.corpus, self.recipe["data"]["langs"], held_out, worker, workers)
-        seed = self.arguments.seed * 1_000_003 + worker
-        maker = corpus.ExampleMaker(share, corpus.Mix(**self.recipe["mix"]), random.Random(seed))
-        encode = Encoder(self.arguments.tokenizer)
-        longest = self.recipe["data"]["longest_example"]
-        examples = (encode(example) for example in maker.examples())
-        yield from batches((each for each in examples if len(each.ids) <= longest), self.recipe["data"])
+    @property
+    def labels(self) -> int:
+        return len(self.ids) - 1 - self.first_label
 
 
 class Encoder:
-    """An example → ids in the chat layout: `<|startoftext|>` prompt `<|extra_0|>` answer `<|eos|>`."""
+    """An example → ids in a checkpoint's own chat layout: the prompt as it is served, the answer, and its end."""
 
     def __init__(self, folder: Path) -> None:
-        self.tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        self.tokenizer.encode_special_tokens = True  # a special token in the text is text
-        names = ("<|startoftext|>", "<|extra_0|>", "<|eos|>", "<|pad|>")
-        vocabulary = self.tokenizer.get_vocab()
-        self.begin, self.turn, self.end, self.pad = (vocabulary[name] for name in names)
+        """`folder`: a checkpoint, or a tokenizer alone. Raises `ModelNotFound` and `UnsupportedModel`."""
+        self._chat = ChatTokenizer(folder)
+        self.tokenizer = self._chat.tokenizer
+        if self._chat.end_id is None:
+            raise UnsupportedModel(
+                f"Neither config.json nor tokenizer_config.json in {str(folder)!r} names an eos token."
+            )
+        self.begin: int | None = self._chat.begin_id
+        self.end: int = self._chat.end_id
+        self.pad: int | None = self._chat.pad_id
 
     def __call__(self, example: corpus.Example) -> Encoded:
-        prompt, answer = (
-            self.tokenizer.encode(text, add_special_tokens=False).ids for text in (example.prompt, example.answer)
-        )
-        return Encoded([self.begin, *prompt, self.turn, *answer, self.end], len(prompt) + 1)
+        prompt = self._chat.prompt(example.prompt)
+        answer = self.tokenizer.encode(example.answer, add_special_tokens=False).ids
+        return Encoded([*prompt, *answer, self.end], len(prompt) - 1)
 
 
-def batches(examples: Iterator[Encoded], data: dict[str, Any]) -> Iterator[dict[str, Tensor]]:
-    """Packs examples into rows, longest first into the first row with room; what is left over waits for the next."""
-    rows, width = data["rows"], data["row_tokens"]
-    waiting: list[Encoded] = []
-    held = 0
-    while True:
+def batches(examples: Iterable[Encoded], data: Mapping[str, Any], *, last: bool = False) -> Iterator[dict[str, Tensor]]:
+    """Full batches; with `last` also those that the rest fills in part."""
+    following, packer = iter(examples), Packer(data)
+    while (batch := packer.pack(following, last=last)) is not None:
+        yield batch
+
+
+class Packer:
+    """Packs examples into rows, longest first into the first row with room; what is left over, also where there is no
+    more room for labels, waits for the next."""
+
+    def __init__(self, data: Mapping[str, Any], waiting: Iterable[Encoded] = ()) -> None:
+        self.waiting = list(waiting)
+        self._rows, self._width = int(data["rows"]), int(data["row_tokens"])
+        self._label_room = math.ceil(data["label_share"] * self._rows * self._width / 128) * 128
+
+    def fits(self, example: Encoded) -> bool:
+        """Whether an empty batch has room for it; what has none is left out."""
+        return len(example.ids) <= self._width and example.labels <= self._label_room
+
+    def pack(self, examples: Iterator[Encoded], *, last: bool = False) -> dict[str, Tensor] | None:
+        """None where too few examples are left for a whole batch, or with `last` none at all."""
+        rows, width = self._rows, self._width
+        held = sum(len(each.ids) for each in self.waiting)
         while held < rows * width:
             following = next(examples, None)
             if following is None:
-                return
-            waiting.append(following)
-            held += len(following.ids)
-        waiting.sort(key=lambda each: -len(each.ids))
+                if last and self.waiting:
+                    break
+                return None
+            if self.fits(following):
+                self.waiting.append(following)
+                held += len(following.ids)
+        self.waiting.sort(key=lambda each: -len(each.ids))
         packed: list[list[Encoded]] = [[] for _ in range(rows)]
-        room, left, turn = [width] * rows, list[Encoded](), 0
-        for example in waiting:
+        room, labels, left, turn = [width] * rows, self._label_room, list[Encoded](), 0
+        for example in self.waiting:
             size = len(example.ids)
-            for step in range(rows):
+            for step in range(rows if example.labels <= labels else 0):
                 row = (turn + step) % rows
                 if room[row] >= size:
                     packed[row].append(example)
                     room[row] -= size
+                    labels -= example.labels
                     turn = (row + 1) % rows
                     break
             else:
                 left.append(example)
-        waiting, held = left, sum(len(each.ids) for each in left)
-        yield collate(packed, width, int(data["label_share"] * rows * width) // 128 * 128)
+        self.waiting = left
+        return collate(packed, width, self._label_room)
 
 
 def collate(packed: list[list[Encoded]], width: int, label_room: int) -> dict[str, Tensor]:
@@ -111,8 +126,160 @@ def collate(packed: list[list[Encoded]], width: int, label_room: int) -> dict[st
             places.append(np.arange(row * width + at + example.first_label, row * width + end - 1))
             labels.append(example.ids[example.first_label + 1 :])
             at = end
-    place, label = np.concatenate(places)[:label_room], np.concatenate(labels)[:label_room]
+    place, label = np.concatenate(places), np.concatenate(labels)
     missing = label_room - len(place)
     place, label = np.pad(place, (0, missing)), np.pad(label, (0, missing), constant_values=IGNORED)
     arrays = {"ids": ids, "positions": positions, "documents": documents, "places": place, "labels": label}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where examples come from; the same for every rank of a run."""
+
+    corpus: tuple[Path, ...]  # files and folders of pairs, as `pairs.read` takes them
+    tokenizer: Path  # a folder with a tokenizer and its chat layout
+    data: Mapping[str, Any]  # the recipe's section of that name; with `langs` only pairs of these and English
+    mix: Mapping[str, Any]  # the recipe's section: the fields of `corpus.Mix`
+    family: Family
+    held_out: frozenset[str] = frozenset()  # sides of pairs that are never trained on
+
+
+class Batches(Iterator[dict[str, Tensor]]):
+    """One rank's batches, as `collate` makes them, for ever, from loader workers that each have a share of the corpus.
+
+    With a `state` of another one's `state()` they go on as that one's would have.
+    Raises `ConfigError` and what reading raises, here or at the first batch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        workers: int = 0,
+        state: Mapping[str, Any] | None = None,
+        pin: bool = False,
+    ) -> None:
+        """`workers`: processes of this rank; 0 makes the batches in this one. `pin`: into memory that a GPU reads."""
+        self._run = {"seed": seed, "rank": rank, "ranks": ranks, "workers": workers}
+        self._turn, self._places = 0, [""] * max(1, workers)
+        if state is not None:
+            for name, value in self._run.items():
+                if state[name] != value:
+                    raise ConfigError(
+                        f"The saved examples are of a run with {name} {state[name]}, not {value}; resume it with what "
+                        "it was begun with, or begin a new one."
+                    )
+            self._turn, self._places = state["turn"], list(state["places"])
+        shares = _Shares(source, seed, rank, ranks, self._turn, tuple(self._places))
+        self._items: Iterator[Any] = iter(
+            DataLoader(
+                shares,
+                batch_size=None,
+                num_workers=workers,
+                prefetch_factor=AHEAD if workers else None,
+                pin_memory=pin,
+                generator=torch.Generator(),  # else it draws from torch's own, and dropout is another after a resume
+            )
+        )
+
+    def __next__(self) -> dict[str, Tensor]:
+        try:
+            item = next(self._items)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):  # which was killed
+                raise
+            raise ConfigError(
+                f"A process that makes examples has ended ({str(error).partition(chr(10))[0]}); most often memory is "
+                "short: give fewer --workers."
+            ) from error
+        if isinstance(item, YiwenError):
+            self.close()
+            raise item
+        batch, place = item
+        self._places[self._turn] = place
+        self._turn = (self._turn + 1) % len(self._places)
+        found: dict[str, Tensor] = batch
+        return found
+
+    def close(self) -> None:
+        """Ends the workers at once. What Python collects late, as all that a traceback holds, waits 5 s for each."""
+        self._items = iter(())
+
+    def state(self) -> dict[str, Any]:
+        """Where the batches handed out so far end: numbers and strings, some kilobytes."""
+        return {**self._run, "turn": self._turn, "places": list(self._places)}
+
+
+class _Shares(IterableDataset[Any]):
+    """What each loader worker iterates: (batch, place after it), or the error that ended that."""
+
+    def __init__(self, source: Source, seed: int, rank: int, ranks: int, turn: int, places: tuple[str, ...]) -> None:
+        self._source, self._seed, self._rank, self._ranks = source, seed, rank, ranks
+        self._turn, self._places = turn, places
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], str] | YiwenError]:
+        info = get_worker_info()
+        worker = ((info.id if info else 0) + self._turn) % len(self._places)  # the loader always begins with its first
+        try:
+            yield from self._share(worker)
+        except YiwenError as error:  # raised here, it would come out with a traceback in its text
+            yield error
+
+    def _share(self, worker: int) -> Iterator[tuple[dict[str, Tensor], str]]:
+        source, number = self._source, self._rank * len(self._places) + worker
+        workers = self._ranks * len(self._places)
+        share = corpus.load(source.corpus, source.data.get("langs", ()), source.held_out, number, workers)
+        start, waiting = corpus.Position(), list[Encoded]()
+        if self._places[worker]:
+            place = json.loads(self._places[worker])
+            if place["pairs"] != len(share.pairs):
+                raise ConfigError(
+                    f"The corpus has changed since the run was saved: {len(share.pairs):,} pairs in a share, which had "
+                    f"{place['pairs']:,}; resume with the corpus it was begun with, or begin a new run."
+                )
+            start = corpus.Position(place["epoch"], place["place"])
+            waiting = [Encoded(ids, first_label) for first_label, ids in place["waiting"]]
+        maker = corpus.ExampleMaker(share, corpus.Mix(**source.mix), random.Random(), source.family)
+        stream = _Stream(maker, Encoder(source.tokenizer), f"{self._seed} {number}", start, source.data)
+        packer = Packer(source.data, waiting)
+        while (batch := packer.pack(stream)) is not None:
+            place = {
+                "pairs": len(share.pairs),
+                "epoch": stream.position.epoch,
+                "place": stream.position.place,
+                "waiting": [[each.first_label, each.ids] for each in packer.waiting],
+            }
+            yield batch, json.dumps(place)  # as one string, through which torch does not look for tensors
+
+
+class _Stream(Iterator[Encoded]):
+    """Encoded examples that are short enough, for ever, and the position after the last of them."""
+
+    def __init__(
+        self,
+        maker: corpus.ExampleMaker,
+        encode: Encoder,
+        seed: str,
+        start: corpus.Position,
+        data: Mapping[str, Any],
+    ) -> None:
+        self.position = start
+        self._examples, self._encode = maker.examples(seed, start), encode
+        self._longest, self._fits = data["longest_example"], Packer(data).fits
+
+    def __next__(self) -> Encoded:
+        for _ in range(MOST_UNUSABLE):
+            example, self.position = next(self._examples)
+            if example is None:
+                continue
+            encoded = self._encode(example)
+            if len(encoded.ids) <= self._longest and self._fits(encoded):
+                return encoded
+        raise ConfigError(
+            f"Of {MOST_UNUSABLE:,} examples none can be learnt from: they are longer than {self._longest} tokens or a "
+            "row, or Traditional Chinese for a Simplified target; raise longest_example, row_tokens and label_share, "
+            "or give another corpus."
+        )
