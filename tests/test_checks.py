@@ -303,4 +303,4 @@ def test_evaluating_takes_references_and_doubts_every_kind_of_damage(tmp_path: P
     unfinished = recall.pop("unfinished", None)  # the one kind that ends as it should
     assert set(recall.values()) == {1}
     assert (unfinished is not None) == (join > 1)
-    assert "tiny en-de" in evaluate_checks.show(scores["scores"])
+    assert "tiny en-de" in evaluate_checks.show(scores)

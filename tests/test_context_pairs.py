@@ -221,7 +221,7 @@ def test_the_fixture_runs_through_the_echo_and_nothing_leaks_from_it():
     of = result["scores"]["pairs"]["all"]
     assert of["pairs"] == 60
     assert of["box_leaks"] == of["window_leaks"] == of["box_fixes"] == 0
-    assert "\nen-fr " in show(result["scores"])
+    assert "\nen-fr " in show(result)
 
 
 def write_lines(folder, lang, origins):
@@ -259,7 +259,7 @@ def test_documents_are_translated_where_there_is_a_test(tmp_path):
         "de-en": (2, 0),
         "all": (4, 0),
     }
-    assert "difference" in show(result["scores"])
+    assert "difference" in show(result)
 
 
 @pytest.mark.parametrize(

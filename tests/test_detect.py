@@ -148,7 +148,7 @@ def test_the_evaluation_counts_what_is_told_and_what_is_doubted(tmp_path):
     assert scores["sentences"]["right"] == 0.3333
     assert scores["sentences"]["right_with_chinese_as_one"] == 0.6667
     assert scores["sentences"]["misses"] == {"en": {"fr": 1}, "zh": {"zh-Hant": 1}}
-    assert "en → fr 1, zh → zh-Hant 1" in evaluate_detect.show(scores)
+    assert "en → fr 1, zh → zh-Hant 1" in evaluate_detect.show({"scores": scores})
     assert (evaluate_detect.head("我們明天去哪裡吃飯？", "zh"), evaluate_detect.head("a b  c d", "en")) == (
         "我們明天去哪裡吃",
         "a b c",

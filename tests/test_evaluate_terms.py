@@ -254,7 +254,7 @@ def test_the_task_asks_what_its_folders_allow(tico, tmp_path):
     assert result["task"] == "terms"
     assert result["scores"].keys() >= {"TICO-19", "long text"}
     assert json.loads(json.dumps(result)) == result
-    table = evaluate_terms.show(result["scores"])
+    table = evaluate_terms.show(result)
     assert "TICO-19, en-zh, with random terms" in table
     assert "long text, en-fr" in table
     assert len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()) > 10

@@ -47,8 +47,10 @@ def main() -> None:
         result = task.run(arguments)
     except (YiwenError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped.") from None
     if not arguments.json:
-        print(task.show(result["scores"]), file=sys.stderr)
+        print(task.show(result), file=sys.stderr)
     print(json.dumps(result, ensure_ascii=False))
 
 

@@ -211,7 +211,8 @@ def shares(counts: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def show(scores: dict[str, Any]) -> str:
+def show(result: Mapping[str, Any]) -> str:
+    scores = result["scores"]
     kinds = list(DAMAGE)
     heads = ["references", "false alarms", *kinds, "all damage"]
     lines = [f"{'':30}" + "".join(f"{head:>16}" for head in heads)]

@@ -26,6 +26,7 @@ from engine.languages import CHINESE
 from engine.scheduler import Scheduler
 from engine.tools import asking, corpus
 from engine.tools.asking import GREEDY
+from engine.tools.pairs import Pair as Line
 from engine.translator import Translator
 from engine.types import Finished, SegmentDone, TranslationRequest
 
@@ -158,7 +159,7 @@ def documents(folder: Path, langs: Iterable[str], limit: int | None) -> list[Tex
     ]
 
 
-def _together(lines: Sequence[corpus.Pair]) -> Iterable[Sequence[corpus.Pair]]:
+def _together(lines: Sequence[Line]) -> Iterable[Sequence[Line]]:
     for origin, group in groupby(lines, lambda line: line.origin):
         if origin:
             yield list(group)
@@ -167,7 +168,7 @@ def _together(lines: Sequence[corpus.Pair]) -> Iterable[Sequence[corpus.Pair]]:
             yield from (rest[start : start + DOCUMENT_LINES] for start in range(0, len(rest), DOCUMENT_LINES))
 
 
-def _directions(lang: str, lines: Sequence[corpus.Pair]) -> tuple[Text, Text]:
+def _directions(lang: str, lines: Sequence[Line]) -> tuple[Text, Text]:
     english = " ".join(line.first for line in lines)
     other = ("" if lang in WITHOUT_SPACES else " ").join(line.second for line in lines)
     return Text(f"en-{lang}", english, other), Text(f"{lang}-en", other, english)
@@ -371,8 +372,9 @@ def _record(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def show(scores: Mapping[str, Any]) -> str:
+def show(result: Mapping[str, Any]) -> str:
     """The scores as a table to read; `fixes` is of what was wrong without context, `spoils` of what was right."""
+    scores = result["scores"]
     names = ["fixes", "spoils", "told_apart", "leaks"]
     heads = ["pairs", "alone", *(f"{way} {name}" for way in WAYS for name in ["right", *names])]
     lines = [f"{'':12}" + "".join(f"{head.replace('_', ' '):>18}" for head in heads)]

@@ -67,8 +67,9 @@ def score(texts: Sequence[tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def show(scores: Mapping[str, Mapping[str, Any]]) -> str:
+def show(result: Mapping[str, Any]) -> str:
     """The scores as a table to read, then what was taken for what."""
+    scores = result["scores"]
     lines = [
         f"{'':10}{'texts':>7}{'right':>9}{'Chinese as one':>16}{'texts/s':>9}{'doubted: wrong':>16}{'right':>8}",
     ]

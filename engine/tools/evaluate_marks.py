@@ -8,17 +8,16 @@ Examples are made of held-out lines as those of training are, with another seed.
 import argparse
 import random
 import re
-import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from engine.backends.base import Backend
-from engine.tools import asking, corpus, evaluate_quality
-from engine.tools.evaluate_quality import Answer, Question
+from engine.tools import asking, corpus, evaluate_questions
+from engine.tools.evaluate_answers import Kept, said_by
+from engine.tools.evaluate_questions import Answer, Question
+from engine.tools.pairs import Pair
 
 ABOUT = "share of inline marks placed right"
 EXAMPLES = 500
@@ -32,14 +31,14 @@ def questions_of(
     questions = []
     for pair, into_first, example in islice(_examples(folder, dictionary, langs), count):
         text = example.prompt.rpartition("<source>")[2].removesuffix("</source>")
-        without = evaluate_quality.plain(backend, "marks", pair, into_first)
-        questions.append(replace(without, text=text, prompt=example.prompt, reference=example.answer))
+        source, target = (pair.lang, "en") if into_first else ("en", pair.lang)
+        questions.append(Question("marks", source, target, text, example.prompt, example.answer))
     return questions
 
 
 def _examples(
     folder: Path, dictionary: corpus.Dictionary, langs: Sequence[str]
-) -> Iterator[tuple[corpus.Pair, bool, corpus.Example]]:
+) -> Iterator[tuple[Pair, bool, corpus.Example]]:
     """Examples, languages mixed, directions in turn, always the same; and whether into English."""
     pairs = [pair for lang in langs for pair in corpus.test_pairs(folder, corpus.DEVELOPMENT_SET, lang)]
     dice = random.Random(SEED)
@@ -55,10 +54,9 @@ def marks_scores(questions: Sequence[Question], answers: Sequence[Answer]) -> di
     """The share of answers that hold just the reference's marks, and of those that also nest them well."""
     right = nested = 0
     for question, answer in zip(questions, answers, strict=True):
-        marks = _MARK.findall(answer.text)
-        same = Counter(marks) == Counter(_MARK.findall(question.reference))
+        same, well = evaluate_questions.tags_kept(_MARK.findall(question.reference), _MARK.findall(answer.text))
         right += same
-        nested += same and is_well_nested(marks)
+        nested += well
     count = len(questions)
     return {
         "scores": {
@@ -67,16 +65,6 @@ def marks_scores(questions: Sequence[Question], answers: Sequence[Answer]) -> di
             "examples": count,
         }
     }
-
-
-def is_well_nested(marks: Sequence[str]) -> bool:
-    opened: list[str] = []
-    for mark in marks:
-        if not mark.startswith("</"):
-            opened.append(mark)
-        elif not opened or opened.pop() != mark.replace("/", ""):
-            return False
-    return not opened
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,14 +77,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Raises `YiwenError` for a model that cannot be had, `FileNotFoundError` for a folder that is not there."""
     backend = asking.backend_of(arguments)
-    sets = [corpus.DEVELOPMENT_SET]
-    langs = arguments.langs.split(",") if arguments.langs else evaluate_quality.tested(backend, arguments.test, sets)
+    tested = evaluate_questions.tested(arguments.test, [corpus.DEVELOPMENT_SET])
+    langs = (
+        arguments.langs.split(",") if arguments.langs else [each for each in tested if each in backend.info.languages]
+    )
     held_out = corpus.test_sentences(arguments.test)
-    dictionary = corpus.load(arguments.corpus, langs, held_out, workers=sys.maxsize).dictionary
+    dictionary = corpus.dictionary_of(arguments.corpus, langs, held_out)
     questions = questions_of(backend, arguments.test, dictionary, langs, arguments.limit)
-    ask = evaluate_quality.through_backend(backend)
-    return evaluate_quality.result("marks", backend, arguments, questions, ask, marks_scores)
+    if not questions:
+        raise SystemExit(f"There is nothing to ask for marks in {str(arguments.test)!r}; look at --langs.")
+    with Kept(arguments.out) as kept:
+        said = said_by(backend, questions, evaluate_questions.through_backend(backend), kept, arguments)
+    return {"task": "marks", **said.summary(), **marks_scores(questions, said.answers)}
 
 
-def show(scores: dict[str, Any]) -> str:
-    return "\n".join(f"{name}: {value}" for name, value in scores.items())
+def show(result: dict[str, Any]) -> str:
+    return "\n".join(f"{name}: {value}" for name, value in result["scores"].items())

@@ -413,11 +413,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"task": "markup", "scores": scores}
 
 
-def show(scores: dict[str, Any]) -> str:
+def show(result: Mapping[str, Any]) -> str:
     """The scores as a table to read.
 
     Of each translation: skeletons kept → kept once the blocks at fault, so many, have their source again.
     """
+    scores = result["scores"]
     heads = [*LOOK, "mended", "valid", "lost", "MB/s: identity", "translated"]
     lines = [f"{'':22}{'cases':>6}{'same':>6}" + "".join(f"{head:>18}" for head in heads)]
     for corpus, counts in scores.items():

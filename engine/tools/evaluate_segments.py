@@ -78,8 +78,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"task": "segments", "scores": scores}
 
 
-def show(scores: dict[str, Any]) -> str:
+def show(result: dict[str, Any]) -> str:
     """The scores as a table to read."""
+    scores = result["scores"]
     heads = ["boundaries", "precision", "recall", "f1", "f1_certain_forgiven"]
     lines = [f"{'':16}" + "".join(f"{head:>22}" for head in heads)]
     for name, languages in scores.items():

@@ -18,7 +18,6 @@ import csv
 import json
 import random
 import re
-import sys
 import time
 import zipfile
 from collections import Counter
@@ -318,14 +317,8 @@ def terms_scores(questions: Sequence[Question], said: Sequence[Finished]) -> dic
 def _score(group: Sequence[tuple[Question, Finished]]) -> dict[str, Any]:
     counts = Counter[str]()
     for question, answer in group:
-        seen = _translated(question.text)
-        results = glossary.check(question.counted, seen, answer.text, question.source, question.target)
-        for result in results:
-            wanted = question.most.get(result.source, result.count)
-            counts["terms"] += wanted > 0
-            counts["used"] += min(result.applied, wanted) > 0
-            counts["occurrences"] += wanted
-            counts["applied"] += min(result.applied, wanted)
+        langs = question.source, question.target
+        counts.update(counted(question.counted, _translated(question.text), answer.text, *langs, question.most))
         counts["warned"] += any(warning.code == "term_missed" for warning in answer.warnings)
     row: dict[str, Any] = {
         "success": share(counts["applied"], counts["occurrences"]),
@@ -336,6 +329,21 @@ def _score(group: Sequence[tuple[Question, Finished]]) -> dict[str, Any]:
     if all(references):
         row["chrf2"] = round(CHRF().corpus_score([answer.text for _, answer in group], [references]).score, 2)
     return row | {"terms": counts["terms"], "occurrences": counts["occurrences"], "texts": len(group)}
+
+
+def counted(
+    terms: Sequence[Term], text: str, translation: str, source: str, target: str, most: Mapping[str, int] | None = None
+) -> Counter[str]:
+    """Of one text: `terms` and those `used` at least once, `occurrences` and those `applied`. Of a term in `most` no
+    more occurrences count than it says."""
+    counts = Counter[str]()
+    for result in glossary.check(terms, text, translation, source, target):
+        wanted = (most or {}).get(result.source, result.count)
+        counts["terms"] += wanted > 0
+        counts["used"] += min(result.applied, wanted) > 0
+        counts["occurrences"] += wanted
+        counts["applied"] += min(result.applied, wanted)
+    return counts
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -391,7 +399,7 @@ def _questions(backend: Backend, arguments: argparse.Namespace) -> Iterator[Ques
     if arguments.test and arguments.corpus:
         langs = [lang for lang in langs if corpus.test_file(arguments.test, corpus.DEVELOPMENT_SET, lang).exists()]
         held_out = corpus.test_sentences(arguments.test)
-        dictionary = corpus.load(arguments.corpus, langs, held_out, workers=sys.maxsize).dictionary
+        dictionary = corpus.dictionary_of(arguments.corpus, langs, held_out)
         yield from in_domain_questions(arguments.test, dictionary, langs, arguments.limit)
 
 
@@ -408,8 +416,9 @@ def _record(question: Question, answer: Finished) -> dict[str, Any]:
     }
 
 
-def show(scores: dict[str, Any]) -> str:
+def show(result: dict[str, Any]) -> str:
     """The scores as a table to read."""
+    scores = result["scores"]
     lines = [f"{'':52}{'success':>9}{'used':>9}{'chrF2':>8}{'warned':>9}{'terms':>7}{'texts':>7}"]
     for name, by_direction in scores.items():
         if name == "long text":
