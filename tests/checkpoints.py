@@ -227,10 +227,12 @@ def quantize_gptq(
     shared_order: bool = False,
     sym: bool = True,
     v2: bool = False,
+    bits: int = 4,
 ) -> None:
-    """Every matrix of the layers in GPTQ INT4; beside it, in `widened`, the same weights widened by hand, in fp32.
+    """Every matrix of the layers in GPTQ; beside it, in `widened`, the same weights widened by hand, in fp32.
     With act-order every matrix has its own random groups, or those of equal width the same (`shared_order`)."""
     dice = torch.Generator().manual_seed(5)
+    middle = 2 ** (bits - 1)
     tensors = load_file(folder / "model.safetensors")
     widened, packed = dict(tensors), {}
     for name, weight in tensors.items():
@@ -244,20 +246,20 @@ def quantize_gptq(
             shuffle = torch.Generator().manual_seed(columns) if shared_order else dice
             group = group[torch.randperm(columns, generator=shuffle)]
         groups, rows = columns // size, weight.shape[0]
-        scales = torch.stack([weight[:, group == each].abs().amax(1) / 7 for each in range(groups)]).half()
-        zeros = torch.full((groups, rows), 8) if sym else torch.randint(5, 11, (groups, rows), generator=dice)
-        whole = (weight.T / scales.float()[group] + zeros[group]).round().clamp(0, 15).int()
+        scales = torch.stack([weight[:, group == each].abs().amax(1) / (middle - 1) for each in range(groups)]).half()
+        zeros = torch.full((groups, rows), middle) if sym else torch.randint(5, 11, (groups, rows), generator=dice)
+        whole = (weight.T / scales.float()[group] + zeros[group]).round().clamp(0, 2 * middle - 1).int()
         widened[name] = ((whole - zeros[group]) * scales.float()[group]).T.contiguous()
         stem = name.removesuffix("weight")
-        packed[stem + "qweight"] = _pack(whole.T).T.contiguous()
-        packed[stem + "qzeros"] = _pack(zeros if v2 else zeros - 1)
+        packed[stem + "qweight"] = _pack(whole.T, bits).T.contiguous()
+        packed[stem + "qzeros"] = _pack(zeros if v2 else zeros - 1, bits)
         packed[stem + "scales"], packed[stem + "g_idx"] = scales, group.int()
     (folder / "widened").mkdir()
     save_file(widened, folder / "widened" / "model.safetensors")
     (folder / "widened" / "config.json").write_bytes((folder / "config.json").read_bytes())
     save_file(packed, folder / "model.safetensors")
     quantization = {
-        "bits": 4,
+        "bits": bits,
         "group_size": group_size,
         "desc_act": act_order,
         "static_groups": act_order,
@@ -320,8 +322,8 @@ def _weights(config: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
     return tensors
 
 
-def _pack(values: Tensor) -> Tensor:
-    """Eight whole numbers of 4 bits along the last dimension → one int32, lowest first."""
-    eights = values.reshape(values.shape[0], -1, 8).long()
-    joined = sum(eights[..., place] << (4 * place) for place in range(8))
+def _pack(values: Tensor, bits: int) -> Tensor:
+    """Eight whole numbers of 4 bits, or four of 8, along the last dimension → one int32, lowest first."""
+    several = values.reshape(values.shape[0], -1, 32 // bits).long()
+    joined = sum(several[..., place] << (bits * place) for place in range(32 // bits))
     return (joined - ((joined >> 31) << 32)).to(torch.int32)  # type: ignore[union-attr, operator, no-any-return]

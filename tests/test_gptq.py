@@ -67,6 +67,21 @@ def test_every_layout_is_the_same_matrix_as_by_the_definition(group_size, sym, v
     assert (weight.order is None) == (order is in_order or group_size == -1)
 
 
+def test_eight_bits_are_the_same_matrix_as_by_the_definition():
+    dice = torch.Generator().manual_seed(0)
+    values = torch.randint(0, 256, (COLUMNS, ROWS), generator=dice, dtype=torch.uint8)
+    zeros = torch.randint(0, 256, (2, ROWS), generator=dice, dtype=torch.uint8)  # with 0, which borrows of the next
+    scales = (torch.rand(2, ROWS, generator=dice) + 0.01).half()
+    tensors = {
+        "qweight": values.T.contiguous().view(torch.int32).T.contiguous(),
+        "qzeros": zeros.view(torch.int32) - 0x01010101,
+        "scales": scales,
+    }
+    weight = read(tensors, GptqConfig.read({"bits": 8}))
+    groups = in_order(COLUMNS, 2, dice)
+    assert torch.equal(weight.dequantize(), ((values.float() - zeros.float()[groups]) * scales.float()[groups]).T)
+
+
 @pytest.mark.parametrize("order", [in_order, shuffled])
 def test_the_fields_mean_what_they_say(order):
     """w·x from values, zeros, scales and order alone, as a kernel would compute it."""
@@ -202,7 +217,7 @@ def test_act_order_without_g_idx_is_not_guessed():
 @pytest.mark.parametrize(
     ("quantization", "words"),
     [
-        ({"bits": 3}, "of 3 bits cannot be read; 4 bits can"),
+        ({"bits": 3}, "of 3 bits cannot be read; 4 and 8 bits can"),
         ({}, "of None bits"),
         ({"bits": 4, "checkpoint_format": "marlin"}, "'marlin' cannot be read; 'gptq' and 'gptq_v2' can"),
         ({"bits": 4, "format": "bitblas"}, "'bitblas' cannot be read"),

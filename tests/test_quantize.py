@@ -1,27 +1,48 @@
-"""The INT4 tool with GPTQModel away, and with one of our own in its place that rounds to nearest."""
+"""The GPTQ tool with GPTQModel away, and with one of our own in its place that rounds to nearest."""
 
+import errno
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from engine import hardware
 from engine.backends.echo import EchoBackend
 from engine.errors import ConfigError, UnsupportedModel
 from engine.inference.checkpoint import load_model, read_config
+from engine.inference.held import Int4Held
+from engine.inference.int8 import Int8Rows
 from engine.inference.loader import load
 from engine.inference.tokenizer import ChatTokenizer
-from engine.tools import asking
+from engine.shape import ModelShape
+from engine.tools import asking, gptq_run, perplexity
 from engine.tools import quantize as tool
-from engine.tools.quantize import FIXTURE, calibration_texts, quantize
+from engine.tools.gptq_run import Settings
+from engine.tools.pairs import Pair
+from engine.tools.perplexity import Text
+from engine.tools.quantize import fixture_pairs, quantize, texts_of
 from tests.checkpoints import change_config, change_tensors, error, quantize_gptq, quantize_int8, scores_of
 from tests.corpora import write_tests
 
-PAIRS = "# a comment\nzh\tGood morning.\t早上好。\n\nfr\tThe cat sleeps.\tLe chat dort.\n"
+PAIRS = [Pair("test", "Good morning.", "早上好。", "zh"), Pair("test", "The cat sleeps.", "Le chat dort.", "fr")]
+DRAWN = tool.Drawn(
+    calibration=(Text((5, 6, 7, 8, 9, 10), 3), Text((11, 12, 13), 2)), held_out=(Text((20, 21, 22, 23, 24), 2),)
+)
+SMALL = Settings(group=32)
+
+
+class Stopped(RuntimeError):
+    """As GPTQModel's `CheckpointStopped`, by whose name it is known."""
+
+
+Stopped.__name__ = "CheckpointStopped"
 
 
 class FakeModel:
@@ -29,16 +50,33 @@ class FakeModel:
 
     def __init__(self, folder, settings, log):
         self.folder, self.settings, self.log = Path(folder), settings, log
+        self.model = SimpleNamespace(config=SimpleNamespace(num_hidden_layers=3, model_type="hunyuan_v1_dense"))
 
-    def quantize(self, texts, batch_size):
-        self.log.texts = texts
+    def quantize(self, texts, batch_size, checkpoint):
+        self.log.texts, self.log.runs = texts, self.log.runs + 1
         print("progress")  # on stdout, as GPTQModel does
+        if self.log.fault:
+            raise self.log.fault
+        rows = []
+        for layer in range(3):
+            self.layer_callback(layer_idx=layer, submodule_finalized=True)
+            rows += [
+                {"layer": layer, "module": name, "loss": f"0.{layer}1", "samples": "9", "damp": "0.05", "time": "0.1"}
+                for name in MATRICES
+            ]
+        return {"gptq": rows}
 
     def save(self, folder):
         shutil.copytree(self.folder, folder)
         self.log.dtypes = {tensor.dtype for tensor in load_file(Path(folder) / "model.safetensors").values()}
+        chosen = self.settings
         quantize_gptq(
-            Path(folder), group_size=self.settings.group_size, act_order=self.settings.desc_act, shared_order=True
+            Path(folder),
+            group_size=chosen.group_size,
+            act_order=chosen.desc_act,
+            shared_order=True,
+            sym=chosen.sym,
+            bits=chosen.bits,
         )
         shutil.rmtree(Path(folder) / "widened")
         embeddings = load_file(Path(folder) / "model.safetensors")["model.embed_tokens.weight"]
@@ -48,24 +86,24 @@ class FakeModel:
         change_config(Path(folder), quantization_config=made | {"meta": meta, "pack_dtype": "int32"}, yiwen=None)
 
 
+MATRICES = [f"self_attn.{each}_proj" for each in "qkvo"] + [f"mlp.{each}_proj" for each in ("gate", "up", "down")]
+
+
 @pytest.fixture
 def gptqmodel(monkeypatch):
     """In GPTQModel's place; what it was asked is in its attributes."""
     log = ModuleType("gptqmodel")
+    log.runs, log.fault = 0, None
     log.QuantizeConfig = lambda **settings: SimpleNamespace(**settings)
     log.GPTQModel = SimpleNamespace(load=lambda folder, settings: FakeModel(folder, settings, log))
-    monkeypatch.setitem(sys.modules, "gptqmodel", log)
-    for name in tool._SETTINGS:
+    store = ModuleType("gptqmodel.looper.checkpoint_store")
+    store.CheckpointConfig = SimpleNamespace
+    for name, module in (("", log), (".looper", ModuleType("looper")), (".looper.checkpoint_store", store)):
+        monkeypatch.setitem(sys.modules, f"gptqmodel{name}", module)
+    for name in gptq_run._SETTINGS:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     return log
-
-
-@pytest.fixture
-def pairs(tmp_path):
-    file = tmp_path / "pairs.tsv"
-    file.write_text(PAIRS, encoding="utf-8")
-    return file
 
 
 @pytest.fixture
@@ -77,26 +115,192 @@ def scores(folder):
     return scores_of(load_model(folder, read_config(folder), torch.float32, "cpu"), range(5, 35))
 
 
-@pytest.mark.parametrize("act_order", [False, True])
-@pytest.mark.parametrize("stored", ["fp32", "int8"])
-def test_what_is_written_is_an_int4_checkpoint_that_loads(folder, pairs, tmp_path, gptqmodel, stored, act_order):
+@pytest.mark.parametrize(
+    ("stored", "settings"),
+    [("fp32", SMALL), ("int8", replace(SMALL, act_order=True)), ("fp32", replace(SMALL, sym=False))],
+)
+def test_what_is_written_is_an_int4_checkpoint_that_loads(folder, tmp_path, gptqmodel, stored, settings):
     change_config(folder, yiwen={"family": "hy-mt2"})
     if stored == "int8":
         quantize_int8(folder)
     before = scores(folder)
-    result = quantize(folder, tmp_path / "int4", 32, pairs, act_order)
+    result = quantize(folder, tmp_path / "int4", settings, DRAWN)
     loaded = load(str(tmp_path / "int4"), "cpu", "fp32")
     assert loaded.info.precision == "gptq-int4, widened"
     assert loaded.info.family == "hy-mt2"
     assert error(scores(tmp_path / "int4"), before) < 0.6  # random weights, rounded to nearest
     assert gptqmodel.dtypes == {torch.bfloat16}
     assert result["bytes_after"] < result["bytes_before"]
-    assert result["calibration_tokens"] == sum(len(text["input_ids"]) for text in gptqmodel.texts)
+    assert result["calibration_tokens"] == sum(len(text["input_ids"]) for text in gptqmodel.texts) == 9
 
 
-def test_an_embedding_in_int8_halves_it_and_hardly_changes_the_scores(folder, pairs, tmp_path, gptqmodel):
-    quantize(folder, tmp_path / "int4", 32, pairs)
-    quantize(folder, tmp_path / "smaller", 32, pairs, int8_embedding=True)
+def test_eight_bits_are_read_as_16_and_closer_than_four(folder, tmp_path, gptqmodel):
+    results = [quantize(folder, tmp_path / f"{bits}", replace(SMALL, bits=bits), DRAWN) for bits in (4, 8)]
+    assert results[1]["weight_error"] < results[0]["weight_error"] / 10
+    assert error(scores(tmp_path / "8"), scores(folder)) < 0.05
+    rows = load_model(
+        tmp_path / "8", read_config(tmp_path / "8"), torch.float32, "cpu", Int4Held, Int8Rows, rounded=True
+    )
+    assert isinstance(rows.layers[0].qkv, Int8Rows)  # as a CPU runs it
+    shape = ModelShape.read(read_config(tmp_path / "8"), tmp_path / "8")
+    assert (shape.stored, shape.quantized_parameters) == ("bf16", 0)  # planned as what it is widened to
+
+
+def test_what_it_costs_is_told_of_the_whole_and_of_each_matrix(folder, tmp_path, gptqmodel):
+    result = quantize(folder, tmp_path / "int4", SMALL, DRAWN)
+    report = json.loads((tmp_path / "int4" / tool.REPORT).read_text())
+    assert [(module["layer"], module["module"]) for module in report["modules"]] == [
+        (layer, name) for layer in range(3) for name in MATRICES
+    ]
+    assert all(0.01 < module["weight_error"] < 0.3 for module in report["modules"])
+    assert result["worst"][0]["loss"] == 0.21
+    assert result["held_out_tokens"] == 3
+    assert result["perplexity"]["before"] != result["perplexity"]["after"]
+    assert result["peak"]["ram_bytes"] > 10**7
+    assert str(tmp_path) not in (tmp_path / "int4" / tool.REPORT).read_text()  # nothing of the machine
+    assert not (tmp_path / "int4.partial").exists()
+
+
+@pytest.mark.parametrize(("tied", "row_tokens"), [(True, 9), (False, 8)])
+def test_perplexity_a_layer_at_a_time_is_that_of_the_whole_model(folder, monkeypatch, tied, row_tokens):
+    monkeypatch.setattr(perplexity, "ROW_TOKENS", row_tokens)
+    if not tied:
+        embeddings = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+        change_tensors(folder, {"lm_head.weight": embeddings.flip(0).contiguous()})
+        change_config(folder, tie_word_embeddings=False)
+    config = read_config(folder)
+    texts = [Text((5, 6, 7, 8, 9, 10), 2), Text((11, 12, 13), 1)]
+    model = load_model(folder, config, torch.float32, "cpu")
+    true = 0.0
+    for text in texts:
+        answer = torch.tensor(text.ids[text.prompt_tokens :])
+        true += float(F.cross_entropy(scores_of(model, text.ids)[text.prompt_tokens - 1 : -1], answer, reduction="sum"))
+    layers = []
+    sure = perplexity.measure(folder, config, texts, "cpu", lambda: layers.append(1))
+    assert (sure.tokens, len(layers)) == (6, config["num_hidden_layers"])
+    assert sure.nats == pytest.approx(true / 6, rel=1e-5)
+
+
+def test_a_run_that_was_cut_short_goes_on_and_another_begins_anew(folder, tmp_path, gptqmodel, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            quantize(folder, tmp_path / "int4", SMALL, DRAWN)
+    assert not (tmp_path / "int4").exists()
+    quantize(folder, tmp_path / "int4", SMALL, DRAWN)
+    assert gptqmodel.runs == 1
+    (tmp_path / "int4.partial").mkdir()
+    (tmp_path / "int4.partial" / "run.json").write_text("{}")
+    quantize(folder, tmp_path / "int4", SMALL, DRAWN)
+    assert gptqmodel.runs == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Stopped("checkpoint committed; resume from step 2"), "Stopped; the same command goes on"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "memory of cpu does not suffice; give fewer"),
+        (ValueError("no such kernel\nmore"), r"stumbled \(ValueError: no such kernel\); .*gptqmodel.log"),
+    ],
+)
+def test_what_gptqmodel_stumbles_on_is_said_in_a_sentence(folder, tmp_path, gptqmodel, fault, words):
+    gptqmodel.fault = fault
+    with pytest.raises(ConfigError, match=words):
+        quantize(folder, tmp_path / "int4", SMALL, DRAWN)
+    assert not (tmp_path / "int4").exists()
+
+
+def test_a_full_disk_leaves_what_was_there_and_what_is_done_so_far(folder, tmp_path, gptqmodel, monkeypatch):
+    quantize(folder, tmp_path / "int4", replace(SMALL, group=64), DRAWN)
+    before = (tmp_path / "int4" / "model.safetensors").read_bytes()
+    gptqmodel.fault = OSError(errno.ENOSPC, "No space left on device", "kept/objects/1")
+    with pytest.raises(SystemExit, match=r"'kept/objects/1' cannot be written .*; make room, .* kept in int4\.partial"):
+        run(monkeypatch, folder, tmp_path / "int4", "--group", 32, "--device", "cpu")
+    assert (tmp_path / "int4" / "model.safetensors").read_bytes() == before
+    assert (tmp_path / "int4.partial" / "before.json").exists()
+
+
+def nan(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.2.mlp.down_proj.weight"][0, 0] = float("nan")
+    change_tensors(folder, tensors)
+
+
+def cut(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def pickled(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(nan, "holds NaN or infinity"), (cut, "cut short"), (pickled, "safetensors")],
+)
+def test_weights_that_are_no_good_are_refused_before_the_long_part(folder, tmp_path, gptqmodel, spoil, words):
+    spoil(folder)
+    with pytest.raises(YIWEN, match=words):
+        quantize(folder, tmp_path / "int4", SMALL, DRAWN)
+    assert gptqmodel.runs == 0
+
+
+YIWEN = (ConfigError, UnsupportedModel, tool.YiwenError)
+SEVEN = ModelShape.read(
+    {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 128167,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": True,
+        "dtype": "bfloat16",
+    }
+)
+
+
+def test_a_7b_takes_less_than_10_gb_of_a_card_and_20_of_memory():
+    needed = tool.room(SEVEN, Settings(), tokens=75_000, copied=False, on_card=True)
+    assert needed.card < 10e9
+    assert needed.ram < 20e9
+
+
+def machine(ram, card=None):
+    cards = (hardware.Card("cuda:0", "a card", 24 * 10**9, (8, 9), card),) if card else ()
+    return hardware.Machine(ram, ram, 8, True, cards)
+
+
+@pytest.mark.parametrize(
+    ("here", "device", "words"),
+    [
+        (
+            machine(64e9, card=4e9),
+            "cuda:0",
+            r"takes \d\.\d GB of GPU memory and cuda:0 has 4\.0 GB free; .* --device cpu",
+        ),
+        (machine(3e9), "cpu", r"takes \d+\.\d GB of memory and 3\.0 GB are free"),
+    ],
+)
+def test_too_little_memory_is_said_before_the_run(tmp_path, here, device, words):
+    needed = tool.room(SEVEN, Settings(), tokens=20_000, copied=False, on_card=device != "cpu")
+    with pytest.raises(ConfigError, match=words):
+        tool.check_room(needed, here, device, tmp_path / "out")
+
+
+def test_too_little_disk_is_said_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
+    needed = tool.room(SEVEN, Settings(), tokens=20_000, copied=True, on_card=True)
+    with pytest.raises(ConfigError, match=r"GB of disk beside .* and 1\.0 GB are free there; make room"):
+        tool.check_room(needed, machine(64e9, card=24e9), "cuda:0", tmp_path / "out")
+
+
+def test_an_embedding_in_int8_halves_it_and_hardly_changes_the_scores(folder, tmp_path, gptqmodel):
+    quantize(folder, tmp_path / "int4", SMALL, DRAWN)
+    quantize(folder, tmp_path / "smaller", SMALL, DRAWN, int8_embedding=True)
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("smaller", "int4")]
     rows, columns = load_file(tmp_path / "int4" / "model.safetensors")["model.embed_tokens.weight"].shape
     assert sizes[1] - sizes[0] == pytest.approx(rows * (columns - 4), rel=0.05)
@@ -104,8 +308,8 @@ def test_an_embedding_in_int8_halves_it_and_hardly_changes_the_scores(folder, pa
     assert load(str(tmp_path / "smaller"), "cpu", "fp32").info.precision == "gptq-int4, widened"
 
 
-def test_config_says_what_readers_need_and_nothing_of_the_machine(folder, pairs, tmp_path, gptqmodel):
-    quantize(folder, tmp_path / "int4", 64, pairs)
+def test_config_says_what_readers_need_and_nothing_of_the_machine(folder, tmp_path, gptqmodel):
+    quantize(folder, tmp_path / "int4", Settings(group=64), DRAWN)
     assert json.loads((tmp_path / "int4" / "config.json").read_text())["quantization_config"] == {
         "bits": 4,
         "group_size": 64,
@@ -124,48 +328,54 @@ def test_config_says_what_readers_need_and_nothing_of_the_machine(folder, pairs,
         assert (tmp_path / "int4" / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_calibration_is_both_directions_in_our_prompts_with_the_true_answers(folder, pairs):
-    texts = calibration_texts(pairs, "hy-mt1.5", folder)
-    decoder, end = ChatTokenizer(folder).decoder(), json.loads((folder / "config.json").read_text())["eos_token_id"]
-    assert len(texts) == 4
-    assert {text[-1] for text in texts} == {end}
-    said = "".join(decoder.feed(token) for token in texts[0])
-    assert said == "将以下文本翻译为中文，注意只需要输出翻译后的结果，不要额外解释：\n\nGood morning.早上好。"
+def said(folder, text):
+    decoder = ChatTokenizer(folder).decoder()
+    return "".join(decoder.feed(token) for token in text.ids)
 
 
-def test_the_fixture_is_calibration_text_too(folder):
-    assert len(calibration_texts(FIXTURE, "hy-mt1.5", folder)) == 2 * 9 * 20
+def test_texts_are_our_prompts_with_the_true_answers_and_their_end(folder):
+    drawn = texts_of(PAIRS, "hy-mt1.5", folder, calibration=2, held_out=2)
+    end = json.loads((folder / "config.json").read_text())["eos_token_id"]
+    all_texts = [said(folder, text) for text in drawn.calibration + drawn.held_out]
+    assert "将以下文本翻译为中文，注意只需要输出翻译后的结果，不要额外解释：\n\nGood morning.早上好。" in all_texts
+    assert len(all_texts) == 4
+    assert {text.ids[-1] for text in drawn.calibration} == {end}
+    text = next(text for text in drawn.calibration + drawn.held_out if "中文" in said(folder, text))
+    assert said(folder, replace(text, ids=text.ids[text.prompt_tokens :])) == "早上好。"
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("zh\tone side\n", "Line 1 of .* is not a language code"),
-        ("# fine\nxx\ta\tb\n", "Line 2 of .* is not a language code"),
-        ("# nothing\n", "holds no lines"),
-        (b"\xff\xfe", "cannot be read"),
-        (None, "cannot be read"),
-    ],
-)
-def test_calibration_text_that_cannot_be_used_is_said_in_a_sentence(folder, tmp_path, text, words):
-    file = tmp_path / "pairs.tsv"
-    if text is not None:
-        file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ConfigError, match=words):
-        quantize(folder, tmp_path / "out", 32, file)
-    assert not (tmp_path / "out").exists()
+def test_no_pair_is_in_both_and_of_all_languages_as_many_are_drawn(folder):
+    many = [Pair("test", f"Cat {number}.", f"Chat {number}.", "fr") for number in range(90)]
+    few = [Pair("test", f"Dog {number}.", f"Hund {number}.", "de") for number in range(100, 110)]
+    assert sum(pair.lang == "de" for pair in tool.draw(many + few, 16)) == 8
+    drawn = texts_of(many + few, "hy-mt1.5", folder, calibration=30, held_out=6)
+    assert (len(drawn.calibration), len(drawn.held_out)) == (30, 6)
+    names = [{said(folder, text).split()[-1] for text in part} for part in (drawn.calibration, drawn.held_out)]
+    assert names[0].isdisjoint(names[1])
+    assert drawn == texts_of(many + few, "hy-mt1.5", folder, calibration=30, held_out=6)
 
 
-def test_groups_that_do_not_divide_the_inputs_are_refused(folder, pairs, tmp_path):
+def test_without_pairs_of_the_users_own_there_are_some(folder):
+    drawn = texts_of(fixture_pairs(), "hy-mt1.5", folder, calibration=256, held_out=64)
+    assert (len(drawn.calibration), len(drawn.held_out)) == (256, 36)
+
+
+@pytest.mark.parametrize("found", [[], PAIRS[:1], [Pair("test", "a " * 2000, "b " * 2000, "fr")] * 3])
+def test_too_few_pairs_are_told(folder, found):
+    with pytest.raises(ConfigError, match=f"at most 1,024 tokens.*; {len(found)} were found"):
+        texts_of(found, "hy-mt1.5", folder, calibration=8, held_out=2)
+
+
+def test_groups_that_do_not_divide_the_inputs_are_refused(folder, tmp_path):
     change_config(folder, intermediate_size=1920 - 64)
     with pytest.raises(ConfigError, match=r"Groups of 128 do not divide the 1856 inputs of a layer; take 32"):
-        quantize(folder, tmp_path / "out", 128, pairs)
+        quantize(folder, tmp_path / "out", Settings(), DRAWN)
 
 
-def test_int4_is_not_quantised_again(folder, pairs, tmp_path):
+def test_gptq_is_not_quantised_again(folder, tmp_path):
     quantize_gptq(folder, group_size=32)
-    with pytest.raises(UnsupportedModel, match="in INT4 already; begin with its bf16"):
-        quantize(folder, tmp_path / "out", 32, pairs)
+    with pytest.raises(UnsupportedModel, match="in GPTQ already; begin with its bf16"):
+        quantize(folder, tmp_path / "out", SMALL, DRAWN)
 
 
 def run(monkeypatch, *arguments):
@@ -198,6 +408,7 @@ def test_out_may_not_be_the_model(folder, monkeypatch, capsys):
     [
         (["--evaluate", "nowhere"], "no folder 'nowhere' of tests"),
         (["--limit", "-3"], "is not a whole number from 1 on"),
+        (["--bits", "3"], "invalid choice: 3"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_quantised(folder, tmp_path, monkeypatch, capsys, options, said):
@@ -207,9 +418,22 @@ def test_what_makes_no_sense_is_said_before_anything_is_quantised(folder, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_the_last_line_is_json_with_sizes_and_scores_before_and_after(
-    folder, pairs, tmp_path, gptqmodel, monkeypatch, capsys
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--calibration", "nowhere.tsv"], "no file or folder 'nowhere.tsv'"),
+        (["--device", "cuda:7"], "'cuda:7' is no device to quantise on here; take cpu"),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_is_quantised(
+    folder, tmp_path, gptqmodel, monkeypatch, options, said
 ):
+    with pytest.raises(SystemExit, match=said):
+        run(monkeypatch, folder, tmp_path / "out", *options)
+    assert gptqmodel.runs == 0
+
+
+def test_the_last_line_is_json_with_sizes_and_scores_before_and_after(folder, tmp_path, gptqmodel, monkeypatch, capsys):
     asked = []
 
     def scores_of(model, *more):
@@ -217,9 +441,12 @@ def test_the_last_line_is_json_with_sizes_and_scores_before_and_after(
         return {"mean": 50.0 - len(asked)}
 
     monkeypatch.setattr(tool, "scores_of", scores_of)
-    options = ["--group", 32, "--calibration", pairs, "--evaluate", tmp_path, "--limit", 9]
+    pairs = tmp_path / "pairs.en-fr.tsv"
+    pairs.write_text("The cat sleeps.\tLe chat dort.\nYes.\tOui.\n", encoding="utf-8")
+    options = ["--group", 32, "--calibration", pairs, "--evaluate", tmp_path, "--limit", 9, "--device", "cpu"]
     run(monkeypatch, folder, tmp_path / "out", *options)
     result = json.loads(capsys.readouterr().out)  # nothing but that
     assert result["chrf2"] == {"before": {"mean": 49.0}, "after": {"mean": 48.0}}
     assert asked == [(path, tmp_path, 9, tool.SETS, None) for path in (folder, tmp_path / "out")]
-    assert (result["group"], result["act_order"], result["calibration_texts"]) == (32, False, 4)
+    assert (result["group"], result["act_order"], result["calibration_texts"]) == (32, False, 2)
+    assert json.loads((tmp_path / "out" / tool.REPORT).read_text())["chrf2"] == result["chrf2"]
