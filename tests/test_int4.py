@@ -12,7 +12,8 @@ from engine.inference.checkpoint import load_model, read_config
 from engine.inference.gptq import GptqConfig, Int4Weight
 from engine.inference.held import Int4Held, int4_head
 from engine.inference.model import HunYuanDense, ModelConfig
-from engine.tools import int4, train
+from engine.tools import int4
+from engine.tools.training.trainee import initialise
 from tests.checkpoints import error, scores_of
 
 V1 = GptqConfig.read({"bits": 4, "checkpoint_format": "gptq"})
@@ -23,7 +24,7 @@ SHAPE = ModelConfig(96, 64, 128, 2, 4, 2, 32, 10_000.0, 1e-5, 128, tied_head=Tru
 def model():
     model = HunYuanDense(SHAPE)
     int4.round_in_training(model, 32)
-    train.initialise(model, 1)
+    initialise(model, 1)
     return model.eval()
 
 
@@ -90,20 +91,6 @@ def test_the_head_is_trained_as_the_cpu_engines_make_it(model, written):
     assert torch.equal(model.embedding.served_head(), int4_head(held).dequantize())
 
 
-def test_a_plain_model_of_the_served_weights_computes_the_same(model):
-    config, weights = int4.served(model)
-    plain = HunYuanDense(config)
-    plain.load_state_dict(weights)
-    assert torch.equal(scores_of(plain.eval(), range(20)), scores_of(model, range(20)))
-
-
-def test_a_model_that_rounds_nothing_is_served_as_it_is():
-    model = HunYuanDense(SHAPE)
-    config, weights = int4.served(model)
-    assert config == SHAPE
-    assert torch.equal(weights["layers.0.qkv.weight"], model.layers[0].qkv.weight)
-
-
 def test_gradients_pass_the_rounding_as_if_it_were_not_there(model):
     linear, x = model.layers[0].down, torch.randn(5, 128)
     linear(x).sum().backward()
@@ -144,7 +131,7 @@ def test_the_files_hold_no_more_than_was_asked(model, tmp_path):
 
 def test_a_head_of_its_own_stays_as_fine_as_the_config_says(tmp_path):
     model = HunYuanDense(replace(SHAPE, tied_head=False))
-    train.initialise(model, 1)
+    initialise(model, 1)
     int4.save_model(model, tmp_path, 32, {})
     config = read_config(tmp_path)
     read = load_model(tmp_path, config, torch.float32, "cpu")

@@ -1,28 +1,33 @@
-"""The trainer, on the CPU, with a model of a few thousand weights."""
+"""The trainer as a command, on the CPU, with a model of a few thousand weights."""
 
-import argparse
 import asyncio
 import json
-import re
+import os
+import signal
+import subprocess
 import sys
-import tomllib
-from itertools import islice
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
 from engine.backends.local import LocalBackend
 from engine.config import Config
 from engine.errors import ConfigError
-from engine.inference.model import HunYuanDense, ModelConfig
-from engine.tools import corpus, train
+from engine.tools import train as tool
 from engine.tools.asking import GREEDY
-from engine.tools.training.packing import IGNORED, Encoder, Packed, batches, collate
+from engine.tools.training import judging, precision
+from engine.tools.training.optimizers import learning_rate
+from engine.tools.training.packing import Encoder
 from engine.types import Prompt
 from tests.checkpoints import SEVEN_B, write_tokenizer
-from tests.corpora import HELD_OUT, write_corpus, write_tests
+from tests.corpora import write_corpus, write_tests
 
+ROOT = Path(__file__).parents[1]
 RECIPE = """
 [card]
 name = "tiny"
@@ -40,7 +45,7 @@ head_dim = 8
 rope_base = 10_000.0
 rms_norm_eps = 1e-5
 max_positions = 512
-dropout = 0.0
+dropout = 0.1
 
 [data]
 langs = ["fr", "zh"]
@@ -56,6 +61,7 @@ context = 0.1
 join = 0.1
 
 [optimizer]
+kind = "muon"
 muon_lr = 2e-2
 muon_weight_decay = 0.0
 adam_lr = 2e-2
@@ -63,7 +69,7 @@ adam_betas = [0.9, 0.98]
 clip_norm = 1.0
 label_smoothing = 0.05
 warmup_steps = 5
-schedule = "linear"
+schedule = "wsd"
 decay_from = 0.2
 """
 
@@ -78,20 +84,20 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, out, steps, **more):
+def words(folder, out, *options):
+    places = [f"--{name}={folder / name}" for name in ("corpus", "test", "tokenizer")]
+    fixed = [f"--recipe={folder / 'recipe.toml'}", f"--out={folder / out}", "--workers=0", "--save-minutes=0"]
+    return [*places, *fixed, "--precision=fp32", "--log-every=5", "--judge-every=1000", *options]
+
+
+def run(folder, out, steps, *options):
     """The summary of a run up to step `steps`."""
-    settings = {"minutes": None, "workers": 0, "seed": 1, "resume": False, "save_minutes": 0, "shard_mb": 100}
-    settings |= {"start": None, "int4": None, "log_every": 5, "judge_every": 1000} | more
-    arguments = argparse.Namespace(
-        recipe=folder / "recipe.toml",
-        corpus=folder / "corpus",
-        test=folder / "test",
-        tokenizer=folder / "tokenizer",
-        out=folder / out,
-        steps=steps,
-        **settings,
-    )
-    return train.run(tomllib.loads(arguments.recipe.read_text()), arguments)
+    return tool.train(words(folder, out, f"--steps={steps}", *options))
+
+
+def command(folder, monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["train", *words(folder, "out", *options)])
+    tool.main()
 
 
 async def speak(backend, prompt):
@@ -106,11 +112,6 @@ def trained(folder):
     return run(folder, "trained", 30)
 
 
-@pytest.fixture(scope="module")
-def encode(folder):
-    return Encoder(folder / "tokenizer")
-
-
 def test_the_loss_falls(trained):
     losses = [point["train_loss"] for point in trained["curve"]]
     assert losses[-1] < 0.7 * losses[0]
@@ -119,7 +120,10 @@ def test_the_loss_falls(trained):
 
 
 def test_the_last_point_of_the_curve_is_judged(trained):
-    assert 0 <= trained["curve"][-1]["dev_chrf"] <= 100
+    last = trained["curve"][-1]
+    assert 0 <= last["dev_chrf"] <= 100
+    assert 0 <= last["dev_bleu"] <= 100
+    assert last["dev_loss"] > 0
 
 
 def test_what_is_written_runs_in_the_engine_and_in_transformers(folder, trained):
@@ -132,48 +136,89 @@ def test_what_is_written_runs_in_the_engine_and_in_transformers(folder, trained)
     assert model.config.eos_token_id == Encoder(folder / "trained").end
 
 
+def test_curves_are_there_for_tensorboard_and_as_a_picture(folder, trained):
+    events = EventAccumulator(str(folder / "trained" / "events"))
+    events.Reload()
+    told = [point.value for point in events.Scalars("train_loss")]
+    assert told == pytest.approx([point["train_loss"] for point in trained["curve"]], abs=1e-4)
+    assert (folder / "trained" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_run_goes_on_from_the_weights_of_a_checkpoint(folder, trained):
-    summary = run(folder, "further", 1, start=folder / "trained", log_every=1)
+    summary = run(folder, "further", 1, f"--start={folder / 'trained'}", "--log-every=1")
     assert summary["curve"][0]["train_loss"] < trained["curve"][-1]["train_loss"] + 0.3
+
+
+def test_a_checkpoint_is_fine_tuned_without_a_recipe_and_keeps_what_it_says_of_itself(folder, trained, tmp_path):
+    options = [f"--start={folder / 'trained'}", f"--corpus={folder / 'corpus'}", f"--dev={folder / 'test'}"]
+    sizes = ["--rows=1", "--row-tokens=512", "--steps=1", "--workers=0", f"--out={tmp_path / 'tuned'}"]
+    tool.train([*options, *sizes, "--save-minutes=0"])
+    before, after = (
+        json.loads((place / "config.json").read_text()) for place in (folder / "trained", tmp_path / "tuned")
+    )
+    assert after["yiwen"] == before["yiwen"]
+    assert after["eos_token_id"] == before["eos_token_id"]
 
 
 def test_a_model_of_another_shape_is_not_gone_on_from(folder, tiny_checkpoint):
     with pytest.raises(
         ConfigError, match=r"shape \(.*hidden_size 128, not 64; .*\); give the recipe of that"
     ) as raised:
-        run(folder, "other", 1, start=tiny_checkpoint)
+        run(folder, "other", 1, f"--start={tiny_checkpoint}")
     assert "rms_norm_eps" not in str(raised.value)  # the same
 
 
-def command(folder, monkeypatch, *options):
-    places = [f"--{name}={folder / name}" for name in ("corpus", "test", "tokenizer", "out")]
-    monkeypatch.setattr(sys, "argv", ["train", f"--recipe={folder / 'recipe.toml'}", *places, *options])
-    train.main()
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--recipe=nowhere.toml"], "No such file or directory: .*nowhere.toml"),
+        (["--corpus=nowhere"], "nowhere"),
+        (["--test=nowhere"], "nowhere"),
+        (["--tokenizer=nowhere"], "tokenizer.json"),
+        (["--start=nowhere"], "There is no model folder 'nowhere'"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(folder, monkeypatch, options, said):
+    with pytest.raises(SystemExit, match=said) as raised:
+        command(folder, monkeypatch, "--steps=1", *options)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_corpus_of_one_column_is_one_sentence_also_from_a_worker(folder, monkeypatch, tmp_path):
+    (tmp_path / "bad.en-fr.tsv").write_text("only one side\n" * 3)
+    with pytest.raises(SystemExit, match=r"bad\.en-fr\.tsv") as raised:
+        command(folder, monkeypatch, "--steps=1", f"--corpus={tmp_path}", "--workers=1")
+    assert "Traceback" not in str(raised.value)
+
+
+def test_an_empty_development_set_is_one_sentence(folder, monkeypatch, tmp_path):
+    (tmp_path / "dev.en-fr.tsv").write_text("")
+    with pytest.raises(SystemExit, match=r"dev\.en-fr\.tsv"):
+        command(folder, monkeypatch, "--steps=1", f"--dev={tmp_path / 'dev.en-fr.tsv'}")
 
 
 @pytest.mark.parametrize(
-    ("options", "missing"),
+    ("options", "said"),
     [
-        (["--recipe=nowhere.toml"], "nowhere.toml"),
-        (["--corpus=nowhere"], "train.en-fr"),
-        (["--test=nowhere"], "dev.in-domain"),
-        (["--tokenizer=nowhere"], "tokenizer.json"),
+        (["--steps=0"], "is not a whole number from 1 on"),
+        (["--minutes=-3"], "is not a number above 0"),
+        (["--steps=1", "--shard-mb=nan"], "is not a number above 0"),
+        (["--steps=1", "--save-minutes=-1"], "is not a number above 0"),
+        (["--steps=1", "--workers=-1"], "is not a whole number from 0 on"),
+        (["--steps=1", "--judge-every=7"], "--judge-every 7 is no multiple of --log-every 5"),
+        (["--steps=1", "--qlora"], "give --lora too"),
+        (["--steps=1", "--lora=2", "--int4=32"], "give one of the two"),
+        (["--steps=1", "--compare=fp32,fp8"], "'fp8' is no precision"),
     ],
 )
-def test_a_file_that_is_not_there_is_one_sentence(folder, monkeypatch, options, missing):
-    with pytest.raises(SystemExit, match=f"No such file or directory: .*{missing}"):
-        command(folder, monkeypatch, "--steps=1", "--workers=0", *options)
-
-
-@pytest.mark.parametrize("options", [["--steps=0"], ["--minutes=-3"], ["--steps=1", "--shard-mb=nan"]])
-def test_what_makes_no_sense_is_one_sentence(folder, monkeypatch, capsys, options):
+def test_what_makes_no_sense_is_one_sentence(folder, monkeypatch, capsys, options, said):
     with pytest.raises(SystemExit):
         command(folder, monkeypatch, *options)
-    assert re.search(r"is not a (whole number from 1 on|number above 0)\n", capsys.readouterr().err)
+    assert said in capsys.readouterr().err
 
 
 def test_training_with_rounded_weights_learns_and_writes_an_int4_checkpoint_that_speaks(folder, trained):
-    summary = run(folder, "rounded", 30, start=folder / "trained", int4=32)
+    summary = run(folder, "rounded", 30, f"--start={folder / 'trained'}", "--int4=32")
     losses = [point["train_loss"] for point in summary["curve"]]
     assert losses[-1] < losses[0] - 0.1
     backend = LocalBackend.load(Config(model=str(folder / "rounded"), devices="cpu", max_concurrent=1))
@@ -181,88 +226,143 @@ def test_training_with_rounded_weights_learns_and_writes_an_int4_checkpoint_that
     assert asyncio.run(speak(backend, Prompt("Translate: the library", "the library", 8, GREEDY)))[-1].finish
 
 
-def test_a_recipe_is_what_differs_from_its_base(folder):
-    (folder / "other.toml").write_text('base = "recipe.toml"\n[optimizer]\nmuon_lr = 1.0\n')
-    recipe, base = train.read_recipe(folder / "other.toml"), train.read_recipe(folder / "recipe.toml")
-    assert recipe == base | {"optimizer": base["optimizer"] | {"muon_lr": 1.0}}
+# ---------------------------------------------------------------------------------------------------------------------
+# going on
 
 
-def test_resume_goes_on_at_the_saved_step_with_the_tokens_and_the_curve(folder, capfd):
-    run(folder, "resumed", 6, save_minutes=1e-9)  # saves after every step but the last
-    capfd.readouterr()
-    summary = run(folder, "resumed", 12, resume=True)
-    assert "resumed at step 5\n" in capfd.readouterr().err
-    assert summary["steps"] == 12
-    assert summary["tokens"] == 12 * 2 * 512
-    assert [point["step"] for point in summary["curve"]] == [5, 10, 12]
-
-
-def test_a_resumed_run_has_the_weights_it_was_left_with(folder):
-    run(folder, "left", 8, save_minutes=1e-9)
-    assert json.loads((folder / "left" / "state" / "progress.json").read_text())["step"] == 7
-    summary = run(folder, "left", 8, resume=True)
-    fresh = run(folder, "fresh", 1)
-    assert summary["curve"][-1]["train_loss"] < fresh["curve"][-1]["train_loss"] - 0.5
-
-
-def test_packed_rows_never_attend_across_documents(encode, folder):
-    shape = tomllib.loads((folder / "recipe.toml").read_text())["model"]
-    shape.pop("dropout")
-    model = HunYuanDense(ModelConfig(**shape, tied_head=True))
-    train.initialise(model, 3)
-    examples = [encode(corpus.Example("plain", prompt, "Réponse.")) for prompt in ("One.", "Two three.", "Vier!")]
-
-    def hidden(packed, rows):
-        batch = collate(packed, 128, 128)
-        attend = train.PackedAttention(rows, 128, torch.device("cpu"))
-        attend.set(batch["documents"])
-        return model(batch["ids"], batch["positions"], attend)
-
-    together, at = hidden([examples], 1)[0], 0
-    for example in examples:
-        size = len(example.ids)
-        alone = hidden([[example]], 1)[0, :size]
-        assert torch.allclose(together[at : at + size], alone, atol=1e-5)
-        at += size
-
-
-def test_labels_are_the_tokens_of_the_answer_and_its_end_only(encode):
-    pairs = [("Translate: one", "Un."), ("Translate: two", "Deux."), ("Translate: three", "Trois, quatre.")]
-    examples = [encode(corpus.Example("plain", prompt, answer)) for prompt, answer in pairs]
-    batch = collate([examples[:2], examples[2:]], 128, 128)
-    counted = batch["labels"] != IGNORED
-    labels = batch["labels"][counted].tolist()
-    answers = [[*encode.tokenizer.encode(answer, add_special_tokens=False).ids, encode.end] for _, answer in pairs]
-    assert labels == [token for answer in answers for token in answer]
-    assert batch["ids"].flatten()[batch["places"][counted] + 1].tolist() == labels
-
-
-def test_packing_loses_no_example_and_overfills_no_row(encode):
-    examples = [encode(corpus.Example("plain", "word " * (number % 9), str(number))) for number in range(40)]
-    packed = list(batches(iter(examples), {"rows": 2, "row_tokens": 64, "label_share": 0.5}))
-    ends = sum((batch["ids"] == encode.end).sum().item() for batch in packed)
-    assert len(packed) >= 3
-    assert len(examples) - ends < 20  # those that wait for the next batch
-    assert all(batch["ids"].shape == (2, 64) for batch in packed)
-
-
-def test_held_out_sentences_are_never_trained_on(folder, encode):
-    recipe = tomllib.loads((folder / "recipe.toml").read_text())
-    arguments = argparse.Namespace(
-        corpus=folder / "corpus", test=folder / "test", tokenizer=folder / "tokenizer", seed=1
+def test_a_killed_run_goes_on_to_the_same_curve_and_the_same_weights(folder):
+    whole = run(folder, "whole", 12, "--workers=1")
+    options = words(folder, "killed", "--steps=12", "--workers=1", "--save-minutes=0.00001")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine.tools.train", *options],
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-    seen = ""
-    for batch in islice(Packed(recipe, arguments, 0, 1), 20):
-        seen += encode.tokenizer.decode(batch["ids"].flatten().tolist())
-    assert "The committee met in Lisbon" in seen
-    assert HELD_OUT[0] not in seen
-    assert HELD_OUT[1] not in seen
+    progress = folder / "killed" / "state" / "progress.json"
+    try:
+        while not (progress.exists() and json.loads(progress.read_text())["step"] >= 4):
+            assert process.poll() is None, "it ended before it was killed"
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert json.loads((folder / "killed" / "state" / "progress.json").read_text())["step"] < 12
+    resumed = run(folder, "killed", 12, "--workers=1", "--resume")
+    assert resumed["curve"] == whole["curve"]
+    first, second = (load_file(folder / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_learning_rate_warms_up_and_ends_at_zero():
-    settings = {"warmup_steps": 10, "schedule": "linear", "decay_from": 0.2}
-    rates = [train.learning_rate(step, 100, settings) for step in range(101)]
+def test_a_state_of_other_settings_is_not_gone_on_from(folder):
+    run(folder, "settings", 3, "--save-minutes=0.00001")
+    with pytest.raises(ConfigError, match="of a run with another seed"):
+        run(folder, "settings", 6, "--resume", "--seed=2")
+
+
+def test_without_a_state_it_begins_at_the_beginning(folder, capfd):
+    assert run(folder, "none", 1, "--resume")["steps"] == 1
+    assert "there is no state to go on from" in capfd.readouterr().err
+
+
+def test_when_the_disk_is_full_the_last_state_stays(folder):
+    run(folder, "full", 3, "--save-minutes=0.00001")
+    before = {path.name: path.read_bytes() for path in (folder / "full" / "state").iterdir()}
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "from engine.tools import train; train.main()"
+    )
+    options = words(folder, "full", "--steps=6", "--resume", "--save-minutes=0.00001")
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "the last state stays" in done.stderr
+    assert {path.name: path.read_bytes() for path in (folder / "full" / "state").iterdir()} == before
+
+
+def test_it_stops_when_the_development_score_no_longer_rises_and_keeps_the_best(folder, monkeypatch):
+    scores = iter([10.0, 30.0, 20.0, 25.0, 50.0, 1.0])
+    monkeypatch.setattr(judging, "scores", lambda *_: {"dev_chrf": next(scores), "dev_bleu": 0.0})
+    summary = run(folder, "patient", 10, "--patience=2", "--log-every=1", "--judge-every=1")
+    assert summary["stopped"] == "chrF2 has not risen for 2 judgements"
+    assert summary["steps"] == 4
+    assert summary["best"] == {"step": 2, "dev_chrf": 30.0}
+    kept = load_file(folder / "patient" / "model.safetensors")["model.norm.weight"]
+    run(folder, "two", 10, "--patience=1", "--log-every=2", "--judge-every=2")
+    assert torch.equal(kept, load_file(folder / "two" / "model.safetensors")["model.norm.weight"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# precisions
+
+
+def test_a_step_that_overflows_is_skipped_and_the_scale_halved(folder, monkeypatch):
+    monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**40)
+    summary = run(folder, "scaled", 3, "--precision=amp-fp16", "--log-every=1")
+    assert summary["skipped_steps"] >= 1
+    assert summary["loss_scale"] == 2.0 ** (40 - summary["skipped_steps"])
+    assert not summary["diverged"]
+
+
+def test_pure_fp16_stops_where_its_second_moments_were_rounded_to_zero(folder, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match=r"stopped at step 2: .*the weights of .* are no longer finite"):
+        command(folder, monkeypatch, "--steps=5", "--precision=fp16")
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["diverged"]
+    assert result["squares_lost"] > 0
+    assert not (folder / "out" / "model.safetensors").exists()
+
+
+def test_precisions_are_compared_side_by_side(folder, monkeypatch, capfd):
+    command(folder, monkeypatch, "--steps=4", "--compare=fp32,bf16")
+    told = capfd.readouterr()
+    runs = json.loads(told.out.splitlines()[-1])["runs"]
+    assert abs(runs["fp32"]["train_loss"] - runs["bf16"]["train_loss"]) < 0.05
+    table = (folder / "out" / "compare.md").read_text()
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["fp32", "bf16"]
+    assert table in told.err
+
+
+def test_two_processes_train_one_model(folder):
+    options = words(folder, "two processes", "--steps=4", "--log-every=2")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [*launch, "-m", "engine.tools.train", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["processes"] == 2
+    assert result["tokens"] == 2 * 4 * 2 * 512
+    assert (folder / "two processes" / "model.safetensors").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# schedules
+
+
+def test_the_learning_rate_warms_up_is_held_and_ends_at_zero():
+    settings = {"warmup_steps": 10, "schedule": "wsd", "decay_from": 0.2}
+    rates = [learning_rate(step, 100, settings) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10] == rates[20] == 1
     assert rates[100] == 0
-    assert train.learning_rate(100, 100, settings | {"schedule": "cosine"}) == pytest.approx(0)
+
+
+def test_a_cosine_ends_at_zero_too():
+    settings = {"warmup_steps": 1, "schedule": "cosine"}
+    assert learning_rate(50, 100, settings) == pytest.approx(0.5)
+    assert learning_rate(100, 100, settings) == pytest.approx(0)
+
+
+def test_an_unknown_schedule_is_told():
+    with pytest.raises(ConfigError, match="there are wsd and cosine"):
+        learning_rate(0, 1, {"schedule": "steps", "warmup_steps": 1})

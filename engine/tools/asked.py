@@ -10,6 +10,13 @@ def count(given: str) -> int:
     return int(given)
 
 
+def whole(given: str) -> int:
+    """A whole number from 0 on."""
+    if not given.isascii() or not given.isdigit():
+        raise ArgumentTypeError(f"{given!r} is not a whole number from 0 on")
+    return int(given)
+
+
 def counts(given: str) -> tuple[int, ...]:
     """The same with commas between, each once, in order."""
     return tuple(sorted({count(each) for each in given.split(",")}))
@@ -24,3 +31,8 @@ def amount(given: str) -> float:
     if not 0 < found < float("inf"):
         raise ArgumentTypeError(f"{given!r} is not a number above 0")
     return found
+
+
+def amount_or_none(given: str) -> float:
+    """A number from 0 on, where 0 means never."""
+    return 0.0 if given in ("0", "0.0") else amount(given)

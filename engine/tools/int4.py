@@ -9,7 +9,6 @@ the scales in fp32, but fp16 is what is served.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,18 +105,6 @@ def round_in_training(model: HunYuanDense, group: int) -> None:
             if isinstance(module, nn.Linear):
                 setattr(layer, name, RoundedLinear(module, group))
     model.embedding = RoundedEmbedding(model.embedding)
-
-
-@torch.no_grad()
-def served(model: HunYuanDense) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Config and weights of a plain model that computes what `model` does: a rounded head is no longer tied."""
-    config, weights = model.config, dict(model.state_dict())
-    for place, module in model.named_modules():
-        if isinstance(module, RoundedLinear | RoundedEmbedding):
-            weights[f"{place}.weight"] = module.served()
-    if isinstance(model.embedding, RoundedEmbedding):
-        config, weights["head.weight"] = replace(config, tied_head=False), model.embedding.served_head()
-    return config, weights
 
 
 def _int8(weight: Tensor) -> Tensor:

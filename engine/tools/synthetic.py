@@ -1,9 +1,13 @@
-"""Random INT4 weights of HY-MT's true shapes, for measuring without a checkpoint. What such a model says means nothing.
+"""Random weights of HY-MT's true shapes, for measuring without a checkpoint. What such a model says means nothing.
+
+    python -m engine.tools.synthetic 7b OUT --precision bf16 --tokenizer assets/models/yiwen-mini
 
 Matrices are made one at a time where they are wanted, always the same for one seed, so the same weights can be written
 as a GPTQ checkpoint for other engines. Knows no kernel: what holds a matrix is handed in.
 """
 
+import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
@@ -11,10 +15,12 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from engine.inference.checkpoint import LAYER_NAMES, MakeLinear, transformers_config
+from engine.errors import YiwenError
+from engine.inference.checkpoint import LAYER_NAMES, MakeLinear, save_model, transformers_config
 from engine.inference.gptq import Int4Weight
 from engine.inference.model import HunYuanDense, ModelConfig, effective_rope_base
-from engine.tools import int4
+from engine.tools import convert, int4
+from engine.tools.asked import amount
 
 GROUP = 128  # inputs a scale, as in Tencent's GPTQ checkpoints
 _VALUE_DEVIATION = 4.32  # standard deviation of whole numbers evenly spread over 1…15, so that weights have no bias
@@ -136,3 +142,30 @@ def _stored(place: str) -> list[str]:
 def _seed(seed: int, place: str) -> int:
     """One for each place, the same in every process."""
     return crc32(f"{seed} {place}".encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write a checkpoint of random weights in one of HY-MT's shapes.")
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    parser.add_argument("--precision", choices=("bf16", "fp32", "int4"), default="bf16")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder whose tokenizer it gets")
+    parser.add_argument("--shard-mb", type=amount, default=5_000.0, help="largest file, in MB")
+    arguments = parser.parse_args()
+    config, device = SHAPES[arguments.shape], "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if arguments.precision == "int4":
+            write_checkpoint(config, arguments.out, device)
+        else:
+            dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[arguments.precision]
+            model = build(config, device, dtype, widened(dtype))
+            ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+            save_model(model, arguments.out, dtype, ends, int(arguments.shard_mb * 1e6))
+        convert.copy_companions(arguments.tokenizer, arguments.out)
+    except YiwenError as error:
+        raise SystemExit(str(error)) from error
+    print(json.dumps({"out": str(arguments.out), "bytes": convert.weight_bytes(arguments.out)}))
+
+
+if __name__ == "__main__":
+    main()
