@@ -160,7 +160,7 @@ class _Place:
     offers: str  # "NVIDIA L4 (cuda:0) has 21.0 of 24.0 GB free, 19.9 of them for the model"
     itself: str  # what takes `context_bytes`
     rounded_from: str = ""  # how they are stored, where weights become INT8 as they are read
-    advice: str = ""  # what else the reason says
+    unasked: bool = False  # they become so by our own choice, and the reason says how to keep them
 
     @property
     def on_cpu(self) -> bool:
@@ -274,14 +274,9 @@ def _on_card(config: Config, shape: ModelShape, card: Card) -> _Place:
 
 
 def _on_cpu(config: Config, shape: ModelShape, machine: Machine) -> _Place:
-    rounded_from, advice = "", ""
+    rounded_from = ""
     if config.precision in ("auto", "int8") and not shape.quantized_parameters:
         rounded_from, shape = shape.stored, _rounded(shape)
-        if config.precision == "auto":  # figures: engine/README.md
-            advice = (
-                " A CPU is several times as fast in INT8 and translates as well; "
-                f"--precision {rounded_from} keeps the weights as they are stored."
-            )
     narrow = machine.bf16 and not rounded_from  # what is left of a rounded model are its norms, which take no room
     weights, dtype = _weights(config.precision, shape, "bf16" if narrow else "fp32")
     engine = "onnx" if config.backend == "onnx" else "torch" if weights == dtype else "openvino"
@@ -309,7 +304,7 @@ def _on_cpu(config: Config, shape: ModelShape, machine: Machine) -> _Place:
         f"{_free(room)} of them for the model",
         itself="the program itself",
         rounded_from=rounded_from,
-        advice=advice,
+        unasked=bool(rounded_from) and config.precision == "auto",
     )
 
 
@@ -463,8 +458,13 @@ def _reason(shape: ModelShape, place: _Place, slots: int, pages: int, kv_dtype: 
     said = (
         f"{place.offers[:1].upper()}{place.offers[1:]}: weights in {place.weights}{changed} take {_gb(taken.weights)} "
         f"GB, a KV cache of {pages * PAGE_TOKENS:,} tokens in {kv_dtype} {_gb(taken.kv)} GB, all together, with "
-        f"{place.itself}, {_gb(taken.total)} GB; {slots} sequences at once.{place.advice}"
+        f"{place.itself}, {_gb(taken.total)} GB; {slots} sequences at once."
     )
+    if place.unasked:  # figures: engine/README.md
+        return (
+            f"{said} A CPU is several times as fast in INT8 and translates as well; --precision {place.rounded_from} "
+            "keeps the weights as they are stored."
+        )
     if place.on_cpu or place.engine != "torch":
         return said
     return (

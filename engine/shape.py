@@ -122,8 +122,9 @@ def _packed_by_shape(
 def _packed(folder: Path, method: str) -> tuple[int, int] | None:
     """The same by what stands in the files. None where they cannot be read."""
     parameters = packed_bytes = 0
+    whole = folder / "model.safetensors"  # what is beside it is not read
     try:
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in [whole] if whole.exists() else folder.glob("*.safetensors"):
             for name, tensor in read_header(path).items():
                 start, end = tensor["data_offsets"]
                 if method == "gptq-int4" and name.endswith((".qweight", ".qzeros", ".scales")):
@@ -146,11 +147,12 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         length = int.from_bytes(file.read(8), "little")
         if length > _LONGEST_HEADER_BYTES:
             raise ValueError(f"a header of {length} bytes")
-        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+        text = file.read(length)
     try:
+        header: dict[str, dict[str, Any]] = json.loads(text)
         header.pop("__metadata__", None)
         said = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, RecursionError) as error:
         raise ValueError("its header is not of safetensors") from error
     if (found := path.stat().st_size) < said:
         raise ValueError(f"{found:,} of its {said:,} bytes are there")

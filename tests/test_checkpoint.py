@@ -553,7 +553,28 @@ def test_what_cannot_be_run_is_said_in_a_sentence(folder, spoil, error, words):
     assert str(failed.value).endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rope_theta": "x"}, "says rope_theta 'x'; it must be a number above 0"),
+        ({"rms_norm_eps": True}, "says rms_norm_eps 'True'; it must be a number above 0"),
+        ({"rope_scaling": [1]}, r"says rope_scaling '\[1\]'; it must be an object"),
+        ({"rope_scaling": {"alpha": {}}}, r"says rope_scaling.alpha '\{\}'; it must be a number"),
+        ({"quantization_config": "gptq"}, "says quantization_config 'gptq'; it must be an object"),
+        ({"quantization_config": {"quant_method": []}}, "quantization_config.quant_method .* it must be a string"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": []}}, "quantization_config.bits .* a number above 0"),
+        ({"yiwen": {"languages": 3}}, "says yiwen.languages '3'; it must be a list"),
+        ({"yiwen": {"family": "hy-mt3"}}, "says yiwen.family 'hy-mt3'; it must be hy-mt1.5 or hy-mt2"),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_kind_in_the_config_is_told_with_what_it_must_be(folder, settings, words):
+    change_config(folder, **settings)
+    with pytest.raises(UnsupportedModel, match=words):
+        load(str(folder), "cpu", "fp32")
+
+
 def test_a_null_in_the_config_is_as_if_it_were_not_there(folder):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    write_json(folder / "config.json", config | {"quantization_config": None, "yiwen": None})
+    write_json(folder / "config.json", config | {"quantization_config": None, "yiwen": None, "rope_theta": None})
     assert load(str(folder), "cpu", "fp32").info.family == "hy-mt1.5"

@@ -30,6 +30,7 @@ def folders(tiny_checkpoint, tmp_path_factory):
         (folder / "source" / path.name).write_bytes(path.read_bytes())
     (folder / "source" / "README.md").write_text("A model card.")
     (folder / "source" / "LICENSE").write_text("A licence.")
+    (folder / "source" / "License.txt").write_text("Another.")  # as Tencent calls it
     convert(folder / "source", folder / "int8", "int8")
     convert(folder / "int8", folder / "bf16", "bf16")
     return folder
@@ -97,7 +98,7 @@ def test_the_config_drops_what_was_true_of_the_old_weights_only(folders):
 
 
 def test_tokenizer_sampling_and_licence_come_along_but_not_the_card_of_other_weights(folders):
-    for name in ("tokenizer.json", "generation_config.json", "LICENSE"):
+    for name in ("tokenizer.json", "generation_config.json", "LICENSE", "License.txt"):
         assert (folders / "bf16" / name).read_bytes() == (folders / "source" / name).read_bytes()
     assert not (folders / "bf16" / "README.md").exists()
     assert AutoTokenizer.from_pretrained(folders / "bf16").eos_token == "<|eos|>"

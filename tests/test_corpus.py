@@ -125,7 +125,7 @@ def test_workers_share_the_pairs_and_all_know_the_dictionary(tmp_path):
     assert whole.dictionary["fr"]["database"] == ["base de données"]
 
 
-@pytest.mark.parametrize("workers", [2, 7, 1000])
+@pytest.mark.parametrize("workers", [2, 7, 200])
 def test_a_small_corpus_leaves_no_worker_without_pairs(tmp_path, workers):
     folder = write_corpus(tmp_path, times=10)
     whole = corpus.load(folder)

@@ -483,6 +483,15 @@ def test_a_model_is_loaded_where_the_plan_says_and_the_log_says_why(
 # ------------------------------------------------------------------------------------------------------------- shapes
 
 
+def test_shards_beside_a_whole_file_are_not_counted(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    quantize_gptq(folder, group_size=32)
+    alone, whole = shape_of(folder), (folder / "model.safetensors").read_bytes()
+    shard(folder)
+    (folder / "model.safetensors").write_bytes(whole)
+    assert shape_of(folder) == alone
+
+
 def shape_of(folder: Path) -> ModelShape:
     return ModelShape.read(json.loads((folder / "config.json").read_text()), folder)
 

@@ -187,7 +187,8 @@ def test_nothing_takes_the_place_of_a_checkpoint_or_of_other_files(tiny_checkpoi
     with pytest.raises(ConfigError, match="OUT is MODEL"):
         export(tiny_checkpoint, tiny_checkpoint, "fp32")
     (tmp_path / "thesis.txt").write_text("all of it")
-    with pytest.raises(ConfigError, match="is there already and is no graph of ours; name another folder"):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"already and holds more than a graph of ours \(thesis.txt\)"):
         export(tiny_checkpoint, tmp_path, "fp32")
     assert (tmp_path / "thesis.txt").read_text() == "all of it"
 
@@ -213,6 +214,11 @@ def test_a_full_disk_leaves_the_graph_that_was_there(copy, tiny_checkpoint, monk
             export(tiny_checkpoint, copy, "int8")
     assert held_by(copy) == before
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
+    monkeypatch.chdir(copy)
+    export(tiny_checkpoint, Path(), "int8")
+    monkeypatch.chdir(copy.parent)
+    before = held_by(copy)
+    assert onnx_folder.read(copy).precision == "int8"
     copy.rename(copy.with_name(".copy.old"))  # as one leaves it that is killed at the last moment
     monkeypatch.setattr(onnx_folder, "write", full)
     with pytest.raises(ConfigError):
@@ -240,7 +246,7 @@ def spoilt(folder, way):
         change_config(folder, num_hidden_layers=5)
     if way == "another architecture":
         change_config(folder, architectures=["LlamaForCausalLM"])
-    if way in ("outside", "another's"):
+    if way in ("outside", "offset", "another's"):
         model = onnx.load(graph, load_external_data=False)
         if way == "another's":
             del model.metadata_props[:]
@@ -248,6 +254,8 @@ def spoilt(folder, way):
             for each in tensor.external_data:
                 if each.key == "location" and way == "outside":
                     each.value = "../../etc/passwd"
+                if each.key == way:
+                    each.value = "-1"
         graph.write_bytes(model.SerializeToString())
     if way == "no tokenizer":
         (folder / "tokenizer.json").unlink()
@@ -262,6 +270,7 @@ def spoilt(folder, way):
         ("another model", r"is the graph of another model than config\.json beside it"),
         ("another architecture", r"is a model of \['LlamaForCausalLM'\]"),
         ("outside", r"has weights in '\.\./\.\./etc/passwd', and only model\.onnx\.data beside it is read"),
+        ("offset", r"has weights in .*export the model again"),
         ("another's", "not a graph that Yiwen has made; export the model with `python -m engine.tools.export_onnx`"),
         ("no tokenizer", r"holds no tokenizer\.json"),
     ],
@@ -295,6 +304,15 @@ def test_an_exported_folder_needs_no_backend_and_suits_no_other(exported):
         select(Config(model=folder, devices="cpu", precision="int8"))
     with pytest.raises(ConfigError, match="cannot be --deterministic"):
         choose(Config(model=folder, deterministic=True))
+
+
+def test_a_graph_that_does_not_fit_into_memory_is_told(exported, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("[ONNXRuntimeError] : Failed to allocate memory for requested buffer of size 4096\nstack")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", full)
+    with pytest.raises(ConfigError, match=r"into the memory of cpu \(.*size 4096\); close what else uses it"):
+        select(Config(model=str(exported[0]), devices="cpu"))
 
 
 CARD = Card("cuda:0", "Test", 24 * 10**9, (8, 9), 20 * 10**9)

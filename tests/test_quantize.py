@@ -142,6 +142,8 @@ def test_eight_bits_are_read_as_16_and_closer_than_four(folder, tmp_path, gptqmo
         tmp_path / "8", read_config(tmp_path / "8"), torch.float32, "cpu", Int4Held, Int8Rows, rounded=True
     )
     assert isinstance(rows.layers[0].qkv, Int8Rows)  # as a CPU runs it
+    wide = load_model(tmp_path / "8", read_config(tmp_path / "8"), torch.float32, "cpu", Int4Held)
+    assert isinstance(wide.layers[0].qkv, torch.nn.Linear)  # no INT4 kernel may have them
     shape = ModelShape.read(read_config(tmp_path / "8"), tmp_path / "8")
     assert (shape.stored, shape.quantized_parameters) == ("bf16", 0)  # planned as what it is widened to
 
@@ -159,6 +161,14 @@ def test_what_it_costs_is_told_of_the_whole_and_of_each_matrix(folder, tmp_path,
     assert result["peak"]["ram_bytes"] > 10**7
     assert str(tmp_path) not in (tmp_path / "int4" / tool.REPORT).read_text()  # nothing of the machine
     assert not (tmp_path / "int4.partial").exists()
+
+
+def test_a_matrix_without_a_loss_has_a_dash_in_the_table(folder, tmp_path, gptqmodel, monkeypatch):
+    monkeypatch.setattr(gptq_run, "_number", lambda said: None)  # as where GPTQModel falls back to another way
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    result = quantize(folder, Path(), SMALL, DRAWN)
+    assert tool._table(result).count("–") == tool.WORST
 
 
 @pytest.mark.parametrize(("tied", "row_tokens"), [(True, 9), (False, 8)])

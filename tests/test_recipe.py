@@ -1,10 +1,13 @@
 """Recipes: what they say, what they may not."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from engine.errors import ConfigError
+from engine.inference.model import ModelConfig
+from engine.tools.corpus import Mix
 from engine.tools.training import recipe
 from engine.tools.training.recipe import read_recipe, shape_of
 
@@ -54,6 +57,16 @@ def test_a_recipe_is_what_differs_from_its_base(tmp_path):
         (SOUND.replace("rows = 1\n", ""), r"does not say rows in \[data\]"),
         (SOUND.replace("adamw", "muon"), "does not say muon_lr, muon_weight_decay in .optimizer., for Muon"),
         (SOUND.replace("cosine", "wsd"), "does not say decay_from"),
+        (SOUND.replace("cosine", "steps"), "says schedule = 'steps' in .optimizer.; it must be 'wsd' or 'cosine'"),
+        (SOUND.replace("rows = 1\n", 'rows = "eight"\n'), "says rows = 'eight' in .data.; it must be a whole number"),
+        (SOUND.replace("rows = 1\n", "rows = true\n"), "says rows = True"),
+        (SOUND.replace("[0.9, 0.98]", "[0.9]"), "it must be two numbers from 0 to below 1"),
+        (SOUND.replace("1e-3", "nan"), "says adam_lr = nan in .optimizer.; it must be a number above 0"),
+        (SOUND + "decay_from = 1.0\n", "says decay_from = 1.0"),
+        (SOUND + "[mix]\nlangs = { fr = -1 }\n", "it must be numbers by name"),
+        ("rows = 1\n" + SOUND, "says 'rows' outside of any section"),
+        ('base = "recipe.toml"\n' + SOUND, "has the base 'recipe.toml', which leads back to it"),
+        ('base = "none.toml"\n' + SOUND, r"none\.toml' cannot be read \(No such file or directory\); check the path"),
     ],
 )
 def test_what_is_no_recipe_is_one_sentence(tmp_path, text, said):
@@ -61,6 +74,28 @@ def test_what_is_no_recipe_is_one_sentence(tmp_path, text, said):
         read_recipe(written(tmp_path, text))
 
 
-def test_a_part_of_a_shape_is_none():
-    with pytest.raises(ConfigError, match=r"does not say .*hidden_size"):
-        shape_of({"model": {"layers": 3}})
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_size": None}, r"does not say hidden_size"),
+        ({"kv_heads": 3}, "8 heads are no multiple of its 3 kv_heads"),
+        ({"head_dim": 63}, "head_dim is 63; it must be even"),
+    ],
+)
+def test_what_is_no_shape_is_one_sentence(changes, said):
+    found = read_recipe(next(path for path in OURS if path.stem == "yiwen-mini"))
+    model = {name: value for name, value in (found["model"] | changes).items() if value is not None}
+    with pytest.raises(ConfigError, match=said):
+        shape_of(found | {"model": model})
+
+
+def test_a_model_from_scratch_is_told_its_languages():
+    found = read_recipe(next(path for path in OURS if path.stem == "yiwen-mini"))
+    del found["data"]["langs"]
+    with pytest.raises(ConfigError, match="does not say langs"):
+        shape_of(found)
+
+
+def test_the_names_are_those_of_a_shape_and_of_a_mix():
+    assert {*recipe._SHAPE, "tied_head"} == {field.name for field in fields(ModelConfig)}
+    assert recipe._MAY["mix"].keys() == {field.name for field in fields(Mix)}

@@ -10,7 +10,7 @@ from engine.inference.model import HunYuanDense, ModelConfig
 from engine.tools import corpus
 from engine.tools.training import stepper, trainee
 from engine.tools.training.packing import Encoder, collate
-from engine.tools.training.precision import PRECISIONS, underflow
+from engine.tools.training.precision import PRECISIONS, best_for, underflow
 from engine.tools.training.stepper import Diverged, Stepper
 from engine.tools.training.trainee import PackedAttention, Trainee, initialise
 from tests.checkpoints import SEVEN_B, write_tokenizer
@@ -116,6 +116,13 @@ def test_gradients_that_overflow_while_the_loss_does_not_are_named(material):
     one.model.layers[0].output.weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(Diverged, match=r"the gradients of layers\.0\.output\.weight are not"):
         steps(one)([collate([material.examples], WIDTH, WIDTH)])
+
+
+def test_without_being_asked_a_cpu_computes_in_fp32_and_a_card_in_what_it_is_fast_in(monkeypatch):
+    assert best_for(torch.device("cpu"))[0].name == "fp32"
+    for capability, name in (((7, 5), "amp-fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert best_for(torch.device("cuda:0"))[0].name == name
 
 
 def test_what_fp16_would_lose_is_counted():

@@ -155,6 +155,40 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         written(tmp_path / "file" / "model", 1, SHARDS)
 
 
+def test_where_the_disk_fills_up_files_beside_the_weights_are_as_before_too(tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "tokenizer.json").write_text("new")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tokenizer.json").write_text("old")
+    beside = [tmp_path / "made" / "tokenizer.json"]
+    with pytest.raises(ConfigError, match="No such file"):
+        written(tmp_path / "model", 1, WHOLE, beside=[*beside, tmp_path / "made" / "missing.json"])
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["tokenizer.json"]
+    assert (tmp_path / "model" / "tokenizer.json").read_text() == "old"
+    written(tmp_path / "model", 1, WHOLE, beside=beside)
+    assert (tmp_path / "model" / "tokenizer.json").read_text() == "new"
+
+
+def test_of_two_that_write_into_one_folder_the_second_is_refused(tmp_path):
+    def second(_):
+        with pytest.raises(
+            ConfigError, match=r"Another run is writing into .*; wait until it is done, or name another"
+        ):
+            written(tmp_path, 2, SHARDS)
+
+    written(tmp_path, 1, WHOLE, told=second)
+    assert factor_of(tmp_path) == [1]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_where_a_whole_file_and_an_index_are_both_there_the_whole_file_is_read_as_transformers_does(tmp_path):
+    written(tmp_path, 1, WHOLE)
+    written(tmp_path / "shards", 2, SHARDS)
+    for path in (tmp_path / "shards").glob("model*"):
+        path.rename(tmp_path / path.name)
+    assert factor_of(tmp_path) == [1]
+
+
 def test_weights_that_cannot_be_made_leave_the_old_ones(tmp_path):
     written(tmp_path, 1, WHOLE)
 

@@ -52,6 +52,25 @@ _RUN_ONLY: dict[str, Any] = {  # in config.json, where HY-MT's models agree
     "use_cla": False,
 }
 
+_NUMBER, _ABOVE_0, _STRING, _LIST, _OBJECT = "a number", "a number above 0", "a string", "a list", "an object"
+_KINDS = {  # in config.json, what must be what where it is there; whole numbers are looked at by `ModelShape`
+    "rope_parameters": _OBJECT,
+    "rope_scaling": _OBJECT,
+    "quantization_config": _OBJECT,
+    "yiwen": _OBJECT,
+    "rms_norm_eps": _ABOVE_0,
+    "rope_theta": _ABOVE_0,
+    "rope_parameters.rope_theta": _ABOVE_0,
+    "rope_parameters.alpha": _NUMBER,
+    "rope_scaling.rope_theta": _ABOVE_0,
+    "rope_scaling.alpha": _NUMBER,
+    "quantization_config.quant_method": _STRING,
+    "quantization_config.bits": _ABOVE_0,
+    "quantization_config.group_size": _NUMBER,
+    "yiwen.languages": _LIST,
+    "yiwen.segment_tokens": _ABOVE_0,
+}
+
 # our name in a layer → transformers' (one, or several fused along the rows)
 LAYER_NAMES: dict[str, tuple[str, ...]] = {
     "input_norm": ("input_layernorm",),
@@ -84,14 +103,29 @@ def read_config(folder: Path) -> dict[str, Any]:
     missing = [name for name in _NEEDED if config.get(name) is None]
     if missing:
         raise UnsupportedModel(f"{str(path)!r} does not say {', '.join(missing)}.")
+    _check_kinds(config, path)
     return config
+
+
+def _check_kinds(config: Mapping[str, Any], path: Path) -> None:
+    for name, kind in _KINDS.items():
+        outer, _, inner = name.rpartition(".")
+        value = ((config.get(outer) or {}) if outer else config).get(inner)
+        if value is not None and not _is(value, kind):
+            raise UnsupportedModel(f"{str(path)!r} says {name} {str(value)[:40]!r}; it must be {kind}.")
+
+
+def _is(value: object, kind: str) -> bool:
+    if kind in (_NUMBER, _ABOVE_0):
+        return isinstance(value, int | float) and type(value) is not bool and (kind == _NUMBER or value > 0)
+    return isinstance(value, {_STRING: str, _LIST: list, _OBJECT: dict}[kind])
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """One of the small files of a folder. Raises `FileNotFoundError`, and `UnsupportedModel` for what is no object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnsupportedModel(f"{str(path)!r} is not JSON: {error}.") from error
     if not isinstance(value, dict):
         raise UnsupportedModel(f"{str(path)!r} is not a JSON object.")
@@ -104,7 +138,7 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind not in ("default", "dynamic"):
         raise UnsupportedModel(f"Positions scaled by {kind!r} cannot be run; HY-MT's own (dynamic, with alpha) can.")
-    theta = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
+    theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10_000)
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     return ModelConfig(

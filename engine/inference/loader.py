@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import DryRunError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils.tqdm import tqdm
 
-from engine.errors import ConfigError, ModelNotFound
+from engine.errors import ConfigError, ModelNotFound, UnsupportedModel
 from engine.inference.checkpoint import MakeLinear, MakeRows, load_model, read_config, read_json
 from engine.inference.model import HunYuanDense
 from engine.inference.tokenizer import ChatTokenizer
@@ -97,10 +97,17 @@ def describe(name: str, folder: Path, config: dict[str, Any], precision: str, de
 
 
 def family_of(name: str, config: dict[str, Any]) -> Family:
-    """What the checkpoint says of itself (`yiwen.family`), else by name: 1.5 and 2 share their config."""
-    declared: Family | None = _ours(config).get("family")
-    if declared:
-        return declared
+    """What the checkpoint says of itself (`yiwen.family`), else by name: 1.5 and 2 share their config.
+
+    Raises `UnsupportedModel` where it says another.
+    """
+    if declared := _ours(config).get("family"):
+        for family in _LICENCES:
+            if declared == family:
+                return family
+        raise UnsupportedModel(
+            f"config.json says yiwen.family {str(declared)[:40]!r}; it must be {' or '.join(_LICENCES)}."
+        )
     return "hy-mt2" if re.search(r"hy-?mt-?2", name, re.IGNORECASE) else "hy-mt1.5"
 
 

@@ -116,13 +116,13 @@ def _check_data(model: onnx.ModelProto, folder: Path) -> int:
             total += tensor.ByteSize()
             continue
         place = {each.key: each.value for each in tensor.external_data}
-        location = place.get("location", "")
-        if location != DATA:
+        location, *numbers = (place.get(name) or "0" for name in ("location", "length", "offset"))
+        if location != DATA or not all(number.isdecimal() for number in numbers):
             raise UnsupportedModel(
                 f"{str(folder / GRAPH)!r} has weights in {location[:80]!r}, and only {DATA} beside it is read; "
                 "export the model again."
             )
-        length, offset = (int(place.get(name) or 0) for name in ("length", "offset"))
+        length, offset = map(int, numbers)
         total, end = total + length, max(end, offset + length)
     data = folder / DATA
     if end and not data.is_file():

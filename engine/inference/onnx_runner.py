@@ -6,6 +6,7 @@ a time. Scores come to the host, where tokens are chosen. On a card it is CUDA t
 which knows neither attention, RoPE nor INT4 as they stand in it, and would get it in fragments.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from engine.types import Sampling
 PREFILL_TOKENS = 256
 ERRORS_ONLY = 3  # of ONNX Runtime's log
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_NO_MEMORY = re.compile(r"out of memory|failed to allocate|available memory|bad_alloc", re.IGNORECASE)
 _DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 
 
@@ -184,6 +186,11 @@ def _opened(
         session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own have no other root
         reason = str(error).partition("\n")[0]
+        if _NO_MEMORY.search(reason):
+            raise ConfigError(
+                f"This graph does not fit into the memory of {device} ({reason}); close what else uses it, or use a "
+                "smaller model."
+            ) from error
         raise UnsupportedModel(
             f"ONNX Runtime cannot take over this graph ({reason}); export the model again, or use --backend local."
         ) from error

@@ -3,7 +3,7 @@
 They are written into `.writing` inside the checkpoint's folder. From the moment that is renamed to `.written`, they are
 the checkpoint: our readers look there first (`place`, `in_shards`). Then each file is moved to where everybody looks,
 after the old config.json has gone and before the new one comes: whoever knows nothing of `.written` finds the old
-checkpoint, or none, or the new one, never a mix. Whatever else lies in the folder stays.
+checkpoint, or none, or the new one, never a mix. Whatever else lies in the folder stays. One writes there at a time.
 """
 
 import errno
@@ -12,13 +12,14 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from filelock import FileLock, Timeout
 from huggingface_hub import split_state_dict_into_shards_factory
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from engine.files import sync_names, why, write_whole
 CONFIG = "config.json"
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-WRITING, WRITTEN = ".writing", ".written"
+WRITING, WRITTEN, LOCK = ".writing", ".written", ".writing.lock"
 WHOLE_BYTES = 5_000_000_000  # the hub's own bound of one file
 _RESUMED = "resumed.json"  # in `WRITING`: what would go on from there
 _OURS = re.compile(r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
@@ -74,7 +75,11 @@ def place(folder: Path, name: str) -> Path:
 
 
 def in_shards(folder: Path) -> bool:
-    return not (folder / WRITTEN / WHOLE).exists() and place(folder, INDEX).exists()
+    """Where a whole file and an index are both there, the whole file counts, as for transformers."""
+    for there in (folder / WRITTEN, folder):
+        if (there / WHOLE).exists() or (there / INDEX).exists():
+            return not (there / WHOLE).exists()
+    return False
 
 
 def write(
@@ -90,41 +95,64 @@ def write(
     come along, each whole. No more than one piece is in memory at a time. `told` learns of bytes as they are written.
 
     With `resumed`, which says what is written from what, shards that an equal writing finished before it was killed are
-    kept. Raises `ConfigError` where the disk has no room or refuses: then what was in the folder is there as before.
+    kept. Raises `ConfigError` where the disk has no room or refuses, or another writes there: then what was in the
+    folder is there as before.
     """
     forms = {name: form for piece in pieces for name, form in piece.forms.items()}
     files, file_of, index = _split(forms, shard_bytes)
     stage = folder / WRITING
-    needed = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _finish(folder)
-        kept = _kept(stage, files, resumed)
-        needed = sum(file.size for name, file in files.items() if name not in kept)
-        if (free := shutil.disk_usage(folder).free) < needed:
-            raise _no_room(folder, needed, free)
-        _write_files(stage, pieces, files, file_of, kept, told)
-        if index:
-            write_whole(stage / INDEX, _json(index))
-        write_whole(stage / CONFIG, _json(config))
-        for path in beside:
-            write_whole(folder / path.name, path.read_bytes())
-        stage.rename(folder / WRITTEN)
-        sync_names(folder)
-        _finish(folder)
-    except BaseException as error:
-        if resumed is None or not isinstance(error, KeyboardInterrupt):
-            shutil.rmtree(stage, ignore_errors=True)  # a full disk gets its room back
-        if not isinstance(error, OSError):
-            raise
+        with _alone(folder), _removed_if_failed(stage, resumed is not None):
+            _finish(folder)
+            kept = _kept(stage, files, resumed)
+            _check_room(folder, sum(file.size for name, file in files.items() if name not in kept))
+            _write_files(stage, pieces, files, file_of, kept, told)
+            if index:
+                write_whole(stage / INDEX, _json(index))
+            for path in beside:
+                write_whole(stage / path.name, path.read_bytes())
+            write_whole(stage / CONFIG, _json(config))
+            stage.rename(folder / WRITTEN)
+            sync_names(folder)
+            _finish(folder)
+    except OSError as error:
         if error.errno == errno.EFBIG:
             raise ConfigError(
                 f"{str(folder)!r} takes no file as large as {_mb(max(file.size for file in files.values()))} "
                 f"({why(error)}); write smaller ones (--shard-mb). {_UNCHANGED}"
             ) from error
         if error.errno in _NO_ROOM:
-            raise _no_room(folder, needed, shutil.disk_usage(folder).free) from error
+            raise _no_room(folder, sum(file.size for file in files.values())) from error
         raise ConfigError(f"{str(folder)!r} cannot be written ({why(error)}); name another folder.") from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two that write into one folder would remove each other's files. What a killed one locked is free again."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(
+            f"Another run is writing into {str(folder)!r}; wait until it is done, or name another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file, but this one by itself once it is released
+            (folder / LOCK).unlink()
+        lock.release()
+
+
+@contextmanager
+def _removed_if_failed(stage: Path, resumable: bool) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if not (resumable and isinstance(error, KeyboardInterrupt)):
+            shutil.rmtree(stage, ignore_errors=True)  # a full disk gets its room back
+        raise
 
 
 def _split(
@@ -209,7 +237,7 @@ def _end(file: BinaryIO, path: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
     file.close()
-    Path(file.name).rename(path)
+    Path(file.name).replace(path)
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -241,7 +269,14 @@ def _json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8")
 
 
-def _no_room(folder: Path, needed: int, free: int) -> ConfigError:
+def _check_room(folder: Path, needed: int) -> None:
+    if shutil.disk_usage(folder).free < needed:
+        raise _no_room(folder, needed)
+
+
+def _no_room(folder: Path, needed: int) -> ConfigError:
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
     return ConfigError(
         f"The weights for {str(folder)!r} take {_mb(needed)} and {_mb(free)} are free there; make room, or name a "
         f"folder on another disk. {_UNCHANGED}"

@@ -26,6 +26,7 @@ from engine.inference.model import HunYuanDense
 from engine.languages import LANGUAGES
 from engine.shape import ModelShape
 from engine.tools import corpus
+from engine.tools.perplexity import attend_within
 from engine.tools.training.judging import greedy
 from engine.tools.training.packing import Encoded, Encoder
 
@@ -140,13 +141,8 @@ def _wide(folder: Path) -> HunYuanDense:
 def _scores(model: HunYuanDense, answer: Encoded) -> Tensor:
     """After each token of prompt and answer that has one of the answer behind it: [tokens, vocab_size]."""
     ids = torch.tensor([answer.ids])
-    hidden = model(ids, torch.arange(ids.shape[1])[None], _attend_before)
+    hidden = model(ids, torch.arange(ids.shape[1])[None], attend_within([ids.shape[1]]))
     return model.logits(hidden[0, answer.first_label : -1])
-
-
-def _attend_before(_layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True).transpose(1, 2)
 
 
 def _say(outputs: dict[str, Any]) -> None:

@@ -34,13 +34,15 @@ from engine.tools.asked import amount
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 # Kept as they are. Weights, their index and config.json are written anew; a model card speaks of the old ones.
-_COMPANIONS = ("tokenizer*", "generation_config.json", "special_tokens_map.json", "*.jinja", "LICENSE*")
+_COMPANIONS = (
+    *("tokenizer*", "generation_config.json", "special_tokens_map.json", "*.jinja"),
+    *("LICENSE*", "License*", "NOTICE*"),  # HY-MT's own is License.txt
+)
 # What config.json says of the weights' old form; the effective RoPE base is written in its place.
 FORM = {"quantization_config", "dtype", "torch_dtype", "rope_theta", "rope_scaling", "transformers_version"}
 _FP16 = torch.finfo(torch.float16)
-_LOOKED_AT = (
-    1 << 15
-)  # values at once: in the processor's cache, and with more torch asks for threads, which takes longer
+# Values at once: these are in the processor's cache, and for more torch asks threads, which takes longer
+_LOOKED_AT = 1 << 15
 _NAMED = 5  # tensors in a sentence
 _WORST = 3  # tensors whose small values are told
 
@@ -88,8 +90,8 @@ def convert(
                 checkpoint.described(model, dtype, kept),
                 target,
                 shard_bytes,
-                _companions(source),
-                {"precision": precision, "shard_bytes": shard_bytes, "read": _state(source), "lora": _state(lora)},
+                companions(source),
+                {"precision": precision, "shard_bytes": shard_bytes, "read": state(source), "lora": state(lora)},
                 bar.update,
             )
         except _Overflow:
@@ -180,7 +182,7 @@ class _Ranges:
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    for path in _companions(source):
+    for path in companions(source):
         shutil.copyfile(path, target / path.name)
 
 
@@ -188,14 +190,14 @@ def weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def _companions(folder: Path) -> Iterator[Path]:
+def companions(folder: Path) -> Iterator[Path]:
     return (path for pattern in _COMPANIONS for path in sorted(folder.glob(pattern)) if path.is_file())
 
 
-def _state(folder: Path | None) -> dict[str, list[int]]:
+def state(folder: Path | None) -> dict[str, list[int]]:
     """By which a folder's weights are known to be the same as before."""
     files = [*folder.glob("*.json"), *folder.glob("*.safetensors")] if folder else []
-    return {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(files)}
+    return {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(files)}
 
 
 def _say(result: dict[str, Any]) -> None:
@@ -229,9 +231,7 @@ def main() -> None:
             raise SystemExit("Stopped; the same command goes on after the last file that is whole.") from None
         _say(result)
         if not arguments.no_compare:
-            from engine.tools import (
-                comparison,
-            )  # here, since it takes the whole engine, which `quantize` has no need of
+            from engine.tools import comparison  # here: it takes the whole engine, and `quantize` takes this file
 
             result |= comparison.compare(source, target)
     except YiwenError as error:

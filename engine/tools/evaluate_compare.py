@@ -11,26 +11,16 @@ from typing import Any, cast
 
 from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.significance import PairedTest
 
 from engine.tools.evaluate_questions import Answer, Question
+from engine.tools.scoring import metrics, tokenizer_of
 
-BLEU_TOKENIZERS = {"zh": "zh", "zh-Hant": "zh", "ja": "char", "ko": "char"}  # by target; 13a for the rest
 SIGNIFICANT_P = 0.05
 SEED = 7
 MOST_LINES = 4_000  # of a test; sacreBLEU holds 1,000 times their counts at once, which is 0.4 GB
 
 Line = tuple[Question, Answer, Answer]  # what the one and the other model says
-
-
-def metrics(tokenizer: str = "13a") -> dict[str, Metric]:
-    """By the names they have in results."""
-    return {"chrf2": CHRF(), "chrf++": CHRF(word_order=2), "bleu": BLEU(tokenize=tokenizer, force=tokenizer == "none")}
-
-
-def tokenizer_of(target: str) -> str:
-    return BLEU_TOKENIZERS.get(target, "13a")
 
 
 def compared(lines: Sequence[Line]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -21,7 +21,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from engine import checks
 from engine.errors import ConfigError
-from engine.tools import asking, evaluate_comet, evaluate_compare, evaluate_questions, evaluate_terms
+from engine.tools import asking, evaluate_comet, evaluate_compare, evaluate_questions, evaluate_terms, scoring
 from engine.tools.asked import count
 from engine.tools.asking import share
 from engine.tools.evaluate_answers import Kept, Said, said_before, said_by
@@ -46,8 +46,8 @@ def quality_scores(
         target = group[0][0].target
         said, wanted = [answer.text for _, answer in group], [[question.reference for question, _ in group]]
         row: dict[str, Any] = {}
-        tokenizer = evaluate_compare.tokenizer_of(target)
-        for metric_name, metric in evaluate_compare.metrics(tokenizer).items():
+        tokenizer = scoring.tokenizer_of(target)
+        for metric_name, metric in scoring.metrics(tokenizer).items():
             row[metric_name] = round(metric.corpus_score(said, wanted).score, 2)
             signatures[f"bleu {tokenizer}" if metric_name == "bleu" else metric_name] = str(metric.get_signature())
         row["cut_off"] = share(sum(answer.finish == "length" for _, answer in group), len(group))

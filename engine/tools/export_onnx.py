@@ -49,7 +49,8 @@ from engine.inference.runner import Chunk
 from engine.inference.tokenizer import ChatTokenizer
 from engine.shape import ModelShape
 from engine.tools import int4
-from engine.tools.convert import copy_companions, weight_bytes
+from engine.tools.convert import FORM, companions, copy_companions, weight_bytes
+from engine.tools.perplexity import attend_within
 
 FP32_BOUND = 1e-3  # of a logit's difference to torch
 GROUP = 32  # the finest: nothing but the nearest is looked for
@@ -57,6 +58,7 @@ STEPS = 8  # tokens that follow the prompt in the comparison
 TEXT = "The committee has not yet decided whether the new bridge should be built next to the old one."
 _STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_WRITTEN = (onnx_folder.GRAPH, onnx_folder.DATA, "config.json", "genai_config.json", "README.md")  # and companions
 _SMALL_BYTES = 50_000_000  # graph, tokenizer and the like: more than they take
 _README = """# {name} for ONNX Runtime
 
@@ -175,13 +177,19 @@ def _round_to_int4(model: HunYuanDense, group: int) -> None:
 def _check_target(source: Path, target: Path) -> None:
     if target.resolve() == source.resolve():
         raise ConfigError("OUT is MODEL: a graph takes the place of no checkpoint; name another folder.")
-    if target.exists() and not onnx_folder.is_exported(target) and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{str(target)!r} is there already and is no graph of ours; name another folder.")
+    if not target.exists():
+        return
+    found = set(target.iterdir()) if target.is_dir() else {target}
+    if others := sorted(path.name for path in found - {target / name for name in _WRITTEN} - {*companions(target)}):
+        raise ConfigError(
+            f"{str(target)!r} is there already and holds more than a graph of ours ({others[0]}); name another folder."
+        )
 
 
 @contextmanager
 def _written_whole(target: Path, needed: int) -> Iterator[Path]:
     """A folder that takes the place of `target` at the end, unless something goes wrong."""
+    target = target.resolve()  # "." has no name
     passing, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
     try:
         passing.parent.mkdir(parents=True, exist_ok=True)
@@ -200,6 +208,8 @@ def _written_whole(target: Path, needed: int) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(passing, ignore_errors=True)  # a full disk gets its room back
+        if old.exists() and not target.exists():
+            old.rename(target)
         if not isinstance(error, OSError):
             raise
         if error.errno in _NO_ROOM:
@@ -216,8 +226,7 @@ def _no_room(target: Path, needed: int, free: int) -> ConfigError:
 
 def _config(config: dict[str, Any], model: HunYuanDense, compute: Compute) -> dict[str, Any]:
     """As the checkpoint has it, without what it says of the form of its weights."""
-    form = ("quantization_config", "torch_dtype", "rope_theta", "rope_scaling", "transformers_version")
-    kept = {name: value for name, value in config.items() if name not in form}
+    kept = {name: value for name, value in config.items() if name not in FORM}
     dtype = str(TORCH_DTYPES[compute]).removeprefix("torch.")
     return {**kept, **checkpoint.transformers_config(model.config), "dtype": dtype}
 
@@ -356,14 +365,8 @@ def _reference_scores(model: HunYuanDense, ids: list[int]) -> Tensor:
         for name, module in theirs.named_children():
             setattr(ours, name, module if name.endswith("norm") else _Widened(module))
     wide.reset_rotation()
-    scores: Tensor = wide.logits(wide(torch.tensor([ids]), torch.arange(len(ids))[None], _attend))
+    scores: Tensor = wide.logits(wide(torch.tensor([ids]), torch.arange(len(ids))[None], attend_within([len(ids)])))
     return scores[0]
-
-
-def _attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Every token sees itself and those before it."""
-    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True).transpose(1, 2)
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ def measure(
     for index in range(model.layers):
         layer = _layer(model, index, wide)
         for place, row in enumerate(rows):
-            streams[place] = layer(streams[place], rotations[place], _attend_within([len(text.ids) for text in row]))
+            streams[place] = layer(streams[place], rotations[place], attend_within([len(text.ids) for text in row]))
         del layer  # before the next is read
         told()
     nats, tokens = 0.0, 0
@@ -122,7 +122,7 @@ def _rotation(frame: HunYuanDense, row: Sequence[Text], device: str) -> tuple[Te
     return frame.cos[positions, None].to(device), frame.sin[positions, None].to(device)
 
 
-def _attend_within(lengths: Sequence[int]) -> Attend:
+def attend_within(lengths: Sequence[int]) -> Attend:
     """Every token sees itself and those before it in its own text."""
 
     def attend(_layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ SHAPES = {
 EMBEDDED = "embedded"
 ENGINES = {"cuda": "our kernels", "openvino": "OpenVINO", "onnx": "ONNX Runtime", "torch": "plain torch"}
 
-_SHORTAGE = re.compile(r"at least ([\d.]+) GB .* free, ([\d.]+) of them for the model")  # what a plan is refused with
+_SHORTAGE = re.compile(r"at least ([\d.]+) GB .*? free, ([\d.]+) of them for the model")  # what a plan is refused with
 
 Answer = LoadPlan | ConfigError
 

@@ -45,7 +45,7 @@ from engine.tools import convert, gptq_run, int4, pairs, perplexity
 from engine.tools.asked import count
 from engine.tools.gptq_run import Settings
 from engine.tools.pairs import Pair
-from engine.tools.perplexity import Sureness, Text
+from engine.tools.perplexity import Text
 from engine.types import Family
 
 FIXTURE = Path(__file__).parents[2] / "tests" / "fixtures" / "tatoeba.tsv"  # 180 short pairs: for a try, not for good
@@ -94,8 +94,8 @@ def quantize(
     config = checkpoint.read_config(source)
     check(config, settings)
     texts = [text.ids for text in drawn.calibration]
-    work = target.with_name(f"{target.name}.partial")
-    run = {"settings": asdict(settings), "model": _state(source), "calibration": _digest(drawn)}
+    work = _work(target)
+    run = {"settings": asdict(settings), "model": convert.state(source), "calibration": _digest(drawn)}
     _open_work(work, run)
     before = _once(work / "before.json", lambda: _measured(source, drawn.held_out, device, "before"))
     wide = source
@@ -110,7 +110,8 @@ def quantize(
     _write(work / gptq_run.MADE, wide, target, settings, int8_embedding)
     after = _measured(target, drawn.held_out, device, "after")
     with tqdm(total=config["num_hidden_layers"], unit="layer", desc="weights compared") as bar:
-        errors = {(layer, name): value for layer, name, value in _errors(source, target, device, bar)}
+        found = perplexity.weight_errors(source, target, device, bar.update)
+        errors = {(layer, name): value for layer, name, value in found}
     for module in modules:
         module["weight_error"] = round(errors[module["layer"], module["module"]], 5)
     result = {
@@ -282,12 +283,8 @@ def scores_of(model: Path, test: Path, limit: int, sets: str, langs: str | None)
 def _measured(folder: Path, texts: Sequence[Text], device: str, when: str) -> dict[str, Any]:
     config = checkpoint.read_config(folder)
     with tqdm(total=config["num_hidden_layers"], unit="layer", desc=f"perplexity {when}") as bar:
-        sure: Sureness = perplexity.measure(folder, config, texts, device, bar.update)
+        sure = perplexity.measure(folder, config, texts, device, bar.update)
     return {"tokens": sure.tokens, "nats": round(sure.nats, 5), "perplexity": round(sure.perplexity, 4)}
-
-
-def _errors(source: Path, target: Path, device: str, bar: tqdm) -> Iterator[tuple[int, str, float]]:
-    return perplexity.weight_errors(source, target, device, bar.update)
 
 
 def _gb(size: int) -> str:
@@ -296,6 +293,11 @@ def _gb(size: int) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # the work folder, and OUT
+
+
+def _work(target: Path) -> Path:
+    whole = target.resolve()  # "." has no name
+    return whole.with_name(f"{whole.name}.partial")
 
 
 def _open_work(work: Path, run: Mapping[str, Any]) -> None:
@@ -315,12 +317,6 @@ def _once(file: Path, make: Callable[[], Any]) -> Any:
     if not file.exists():
         write_whole(file, json.dumps(make()).encode())
     return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _state(folder: Path) -> list[tuple[str, int, int]]:
-    """By which a folder's weights are known to be the same as before."""
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
-    return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def _digest(drawn: Drawn) -> str:
@@ -351,7 +347,7 @@ def _no_room(target: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(
             f"{str(error.filename or target)!r} cannot be written ({error.strerror or error}); make room, or name a "
-            f"folder on another disk. What is done so far is kept in {target.name}.partial."
+            f"folder on another disk. What is done so far is kept in {_work(target).name}."
         ) from error
 
 
@@ -443,7 +439,8 @@ def _table(result: Mapping[str, Any]) -> str:
     ]
     for module in result["worst"]:
         name = f"{module['layer']} {module['module']}"
-        lines.append(f"{name:30}{module['loss']:>12.6f}{module['weight_error']:>14.4f}")
+        loss = "–" if module["loss"] is None else f"{module['loss']:.6f}"  # where GPTQModel took another way
+        lines.append(f"{name:30}{loss:>12}{module['weight_error']:>14.4f}")
     return "\n".join(lines)
 
 

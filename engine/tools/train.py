@@ -5,7 +5,7 @@
     python -m engine.tools.train --start MODEL --corpus PAIRS.tsv --dev DEV.tsv --out ADAPTER --lora 16 --steps 500
     accelerate launch --num_processes 8 -m engine.tools.train …          # data parallel
 
-`--precision` says in which numbers, `--compare` runs several in turn on the same data and prints them side by side.
+`--precision` says in which numbers (auto: bf16 where the card has it), `--compare` runs several in turn on the same data and prints them side by side.
 `--lora` trains adapters of that rank, beside weights in the precision's 16 bits, or in INT4 where the checkpoint is or
 `--qlora` makes it so; `engine.tools.convert --lora` merges them. With `--int4` all weights are rounded in the forward
 pass as the CPU engines serve them (and so judged), and written in INT4 with an INT8 embedding.
@@ -42,7 +42,8 @@ ADVICE = (
 
 
 def parser_of() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Train a HunYuanDense translator, or fine-tune one.")
+    description = "Train a HunYuanDense translator, or fine-tune one."
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)  # see `_without`
     parser.add_argument("--recipe", type=Path, help="TOML (default with --start: finetune.toml, with --lora lora.toml)")
     parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="pairs: TSV, JSONL, TMX, each also .zst")
     parser.add_argument("--dev", type=Path, nargs="+", help="pairs to judge by, in the same formats; never trained on")
@@ -50,7 +51,7 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", type=Path, help="folder made by engine.tools.tokenizer (default: --start's)")
     parser.add_argument("--start", metavar="MODEL", type=Path, help="go on from the weights of this folder")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
+    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto")
     parser.add_argument("--compare", metavar="PRECISIONS", type=_precisions, help="run these in turn: fp32,bf16,…")
     parser.add_argument("--lora", metavar="RANK", type=count, help="train adapters only")
     parser.add_argument("--qlora", action="store_true", help="hold what --lora does not train in INT4")
@@ -64,7 +65,7 @@ def parser_of() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=count)
     parser.add_argument("--patience", metavar="TIMES", type=count, help="stop when dev chrF2 has not risen so often")
     parser.add_argument("--workers", type=whole, default=4, help="processes that make examples, for each GPU")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=whole, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
     parser.add_argument("--log-every", metavar="STEPS", type=count, default=100)
     parser.add_argument("--judge-every", metavar="STEPS", type=count, default=500, help="a multiple of --log-every")
@@ -93,10 +94,14 @@ def _checked(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.
         parser.error("give --dev, pairs to judge by.")
     if arguments.start and arguments.start.resolve() == arguments.out.resolve():
         parser.error("--out is --start: keep the original and name another folder.")
+    if arguments.lora and arguments.start is None:
+        parser.error("--lora trains beside the weights of a checkpoint; name one with --start.")
     if arguments.qlora and not arguments.lora:
         parser.error("--qlora holds what --lora does not train; give --lora too.")
     if arguments.compare and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         parser.error("--compare runs one process after another; launch each --precision by itself for several GPUs.")
+    if arguments.compare and arguments.minutes:
+        parser.error("--compare takes the same steps in each precision, however long they are; give --steps.")
     if arguments.int4 and arguments.lora:
         parser.error("--int4 trains all weights, --lora none of them; give one of the two.")
     if arguments.judge_every % arguments.log_every:
@@ -125,10 +130,12 @@ def main() -> None:
         raise SystemExit(f"What was to be written could not be ({files.why(error)}); the last state stays.") from error
     if "runs" in result:
         print(compare.table(result["runs"]), file=sys.stderr)
-    if os.environ.get("RANK", "0") == "0":  # of several processes one tells
+    first = os.environ.get("RANK", "0") == "0"  # of several processes one tells
+    if first:
         print(json.dumps({name: value for name, value in result.items() if name != "curve"}))
     if result.get("diverged"):
-        raise SystemExit(f"Training stopped at step {result['steps'] + 1}: {result['stopped']}. {ADVICE}")
+        said = f"Training stopped at step {result['steps'] + 1}: {result['stopped']}. {ADVICE}"
+        raise SystemExit(said if first else 1)
 
 
 def _without(words: Sequence[str], options: Sequence[str]) -> list[str]:

@@ -12,8 +12,8 @@ class Curves:
     """Points of a run by step. The folder `events` is TensorBoard's."""
 
     def __init__(self, out: Path, step: int) -> None:
-        """`step`: at which it begins; what an earlier run told beyond it is hidden."""
-        self._writer = SummaryWriter(str(out / "events"), purge_step=step or None)
+        """`step`: at which it begins; what an earlier run told after it is hidden."""
+        self._writer = SummaryWriter(str(out / "events"), purge_step=step + 1)
 
     def add(self, point: dict[str, float]) -> None:
         for name, value in point.items():

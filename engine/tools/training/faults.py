@@ -16,10 +16,9 @@ def described(trainee: Trainee, batch: dict[str, Tensor], precision: Precision) 
     device = batch["ids"].device
     if broken := [name for name, each in trainee.model.named_parameters() if not each.isfinite().all()]:
         return f"the weights of {_listed(broken)} are no longer finite: the update before broke them"
+    trainee.attend.set(batch["documents"])
     for row in range(len(batch["ids"])):
-        attend = trainee.attend
-        attend.set(batch["documents"])
-        if found := _first_fault(trainee.model, batch, attend.dense(row), row, precision, device):
+        if found := _first_fault(trainee.model, batch, trainee.attend.dense(row), row, precision, device):
             return found
     named = trainee.model.named_parameters()
     broken = [name for name, each in named if each.grad is not None and not each.grad.isfinite().all()]

@@ -1,6 +1,7 @@
 """What a model in training is judged by: loss, chrF2 and BLEU on a development set, greedy, as it is at that moment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.errors import BackendError
+from engine.errors import BackendError, ConfigError
 from engine.inference.batcher import Batcher, Generation
 from engine.inference.kv_cache import pages_of
 from engine.inference.model import Attend, HunYuanDense, ModelConfig
@@ -16,13 +17,55 @@ from engine.inference.runner import TorchRunner
 from engine.inference.sampler import GREEDY
 from engine.tools import corpus
 from engine.tools.pairs import Pair
-from engine.tools.training.packing import Encoder
+from engine.tools.training.packing import IGNORED, Encoder, batches
 from engine.tools.training.precision import Precision
+from engine.tools.training.trainee import Trainee
 from engine.types import Family, FinishReason
 
 SAMPLE = 180  # pairs that are translated both ways
 LONGEST_PROMPT = 600  # characters
-BLEU_TOKENIZERS = {"zh": "zh", "zh-Hant": "zh", "ja": "char", "ko": "char"}  # by target; 13a for the rest
+LOSS_PAIR_TOKENS = 120  # about as many has a pair, both ways; for how many of them fit into the batches of the loss
+LOSS_BATCHES = 2
+
+
+class Judge:
+    """A development set, and what a model in training is worth on it, always by the same sample."""
+
+    def __init__(
+        self, trainee: Trainee, encode: Encoder, pairs: Sequence[Pair], data: Mapping[str, Any], family: Family
+    ) -> None:
+        """`data`: the recipe's section. Raises `ConfigError` where no pair is short enough."""
+        self._trainee, self._encode, self._pairs, self._family = trainee, encode, pairs, family
+        room = LOSS_BATCHES * data["rows"] * data["row_tokens"]
+        examples = (
+            encode(corpus.plain(pair, backwards, family))
+            for pair in pairs[:: max(1, len(pairs) * LOSS_PAIR_TOKENS // room)]
+            for backwards in (True, False)
+        )
+        fitting = (example for example in examples if len(example.ids) <= data["longest_example"])
+        self._batches = list(islice(batches(fitting, data, last=True), LOSS_BATCHES))
+        if not self._batches:
+            raise ConfigError(
+                f"All development pairs are longer than {data['longest_example']} tokens or a row; give shorter ones, "
+                "or raise longest_example and --row-tokens."
+            )
+
+    def __call__(self, precision: Precision, with_scores: bool) -> dict[str, float]:
+        """`dev_loss` in nats a target token, and with scores `dev_chrf` and `dev_bleu`."""
+        trainee, device = self._trainee, self._trainee.attend.documents.device
+        trainee.eval()
+        losses, counts = 0.0, 0
+        for batch in self._batches:
+            moved = {name: tensor.to(device) for name, tensor in batch.items()}
+            trainee.attend.set(moved["documents"])
+            with torch.no_grad(), precision.autocast(device):
+                losses += trainee(moved)[1].item()
+            counts += int((batch["labels"] != IGNORED).sum())
+        found = {"dev_loss": losses / counts}
+        if with_scores:
+            found |= scores(Speaking(trainee.model, precision), self._encode, self._pairs, self._family)
+        trainee.train()
+        return found
 
 
 class Speaking:
@@ -77,8 +120,7 @@ def greedy(model: Any, encode: Encoder, examples: Sequence[corpus.Example]) -> l
 def scores(model: Any, encode: Encoder, pairs: Sequence[Pair], family: Family) -> dict[str, float]:
     """`dev_chrf` (chrF2) and `dev_bleu` over a fixed sample, both directions of every language together; BLEU is the
     mean over target languages, since each is cut into words in its own way."""
-    from sacrebleu.metrics.bleu import BLEU  # of the tools only
-    from sacrebleu.metrics.chrf import CHRF
+    from engine.tools import scoring  # sacreBLEU, which converting does without
 
     chosen = [
         (example, pair.first_lang if backwards else pair.lang)
@@ -89,13 +131,13 @@ def scores(model: Any, encode: Encoder, pairs: Sequence[Pair], family: Family) -
     if not chosen:
         return {}
     answers = greedy(model, encode, [example for example, _ in chosen])
-    chrf = CHRF().corpus_score(answers, [[example.answer for example, _ in chosen]]).score
+    chrf = scoring.metrics()["chrf2"].corpus_score(answers, [[example.answer for example, _ in chosen]]).score
     by_target: dict[str, list[tuple[str, str]]] = {}
     for (example, target), answer in zip(chosen, answers, strict=True):
         by_target.setdefault(target, []).append((answer, example.answer))
     bleus = []
     for target, lines in by_target.items():
         said, wanted = zip(*lines, strict=True)
-        bleu = BLEU(tokenize=BLEU_TOKENIZERS.get(target, "13a"))
+        bleu = scoring.metrics(scoring.tokenizer_of(target))["bleu"]
         bleus.append(bleu.corpus_score(list(said), [list(wanted)]).score)
     return {"dev_chrf": float(chrf), "dev_bleu": sum(bleus) / len(bleus)}

@@ -48,8 +48,8 @@ class FrozenInt4(nn.Linear):
         return self.values
 
     @classmethod
-    def rounded(cls, linear: nn.Linear) -> Self:
-        return cls(round_symmetric(linear.weight.detach().float(), ROUNDED_GROUP))
+    def rounded(cls, linear: nn.Linear, device: torch.device | None = None) -> Self:
+        return cls(round_symmetric(linear.weight.detach().to(device, torch.float32), ROUNDED_GROUP))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.order is not None:
@@ -79,14 +79,15 @@ def _widened(values: Tensor, scales: Tensor, zeros: Tensor, dtype: torch.dtype) 
     return wide.view(len(values), -1)
 
 
-def hold_in_int4(model: HunYuanDense) -> None:
-    """Rounds the matrices of the layers, one at a time. Raises `ConfigError` where groups do not divide them."""
+def hold_in_int4(model: HunYuanDense, device: torch.device | None = None) -> None:
+    """Rounds the matrices of the layers, one at a time, onto `device` (of a model on the host, a card then never holds
+    more than one in 16 bits). Raises `ConfigError` where groups do not divide them."""
     check_groups(model.config, ROUNDED_GROUP)
     for layer in model.layers:
         for name in TARGETS:
             linear = getattr(layer, name)
             if not isinstance(linear, FrozenInt4):
-                setattr(layer, name, FrozenInt4.rounded(linear))
+                setattr(layer, name, FrozenInt4.rounded(linear, device))
 
 
 def add(model: HunYuanDense, rank: int, alpha: float, dropout: float, dtype: torch.dtype, seed: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 FP16_LOST = 2.0**-25
 FIRST_SCALE = 2.0**16  # of the loss; halved where a gradient overflows, doubled after `GROWTH_STEPS` without
 GROWTH_STEPS = 2_000  # as in torch.amp.GradScaler
+BF16_CAPABILITY = (8, 0)  # Ampere
 LOWEST_SCALE = 2.0**-6  # one that small is no answer any more: something else is wrong
 
 
@@ -47,6 +48,15 @@ _ALL = (
     Precision("fp16", torch.float16, torch.float16, torch.float16),
 )
 PRECISIONS = {each.name: each for each in _ALL}
+
+
+def best_for(device: torch.device) -> tuple[Precision, str]:
+    """What `--precision auto` takes, and why."""
+    if device.type != "cuda":
+        return PRECISIONS["fp32"], "a CPU has no faster one that every processor knows"
+    if torch.cuda.get_device_capability(device) >= BF16_CAPABILITY:
+        return PRECISIONS["bf16"], "the card multiplies it at full speed, and it needs no loss scale"
+    return PRECISIONS["amp-fp16"], "the card is older than Ampere and has no bf16"
 
 
 @torch.no_grad()

@@ -4,17 +4,18 @@ A folder `state` that is whole or not there: it is written beside and put in its
 random numbers and places; what all share, the first one.
 """
 
-import io
 import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+
+from engine.files import sync_names, write_whole
 
 NAME, BEFORE, UNFINISHED = "state", "state.before", "state.partial"
 
@@ -27,7 +28,8 @@ def save(
     progress: Mapping[str, Any],
     data: Any,
 ) -> None:
-    """`parts`: what has a `state_dict`, by name. `progress` goes into JSON. `data`: this process's place in it."""
+    """Called by all processes at once. `parts`: what has a `state_dict`, by name. `progress` goes into JSON. `data`:
+    this process's place in it. Raises `OSError`."""
     unfinished = out / UNFINISHED
     if accelerator.is_main_process:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -41,13 +43,14 @@ def save(
         trained = {name: each.detach() for name, each in model.named_parameters() if each.requires_grad}
         _write(trained, unfinished / "weights.pt")
         _write({name: part.state_dict() for name, part in parts.items()}, unfinished / "optimizers.pt")
-        (unfinished / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
+        write_whole(unfinished / "progress.json", json.dumps(progress).encode())
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shutil.rmtree(out / BEFORE, ignore_errors=True)
-        if (out / NAME).exists():
+        if (out / NAME).exists():  # else what is in `BEFORE` is all there is, after a kill between two renamings
+            shutil.rmtree(out / BEFORE, ignore_errors=True)
             (out / NAME).rename(out / BEFORE)
         unfinished.rename(out / NAME)
+        sync_names(out)
         shutil.rmtree(out / BEFORE, ignore_errors=True)
     accelerator.wait_for_everyone()
 
@@ -67,15 +70,14 @@ def place_of(out: Path, accelerator: Accelerator) -> Any:
 
 
 def load(out: Path, accelerator: Accelerator, model: nn.Module, parts: Mapping[str, Any]) -> None:
-    """Puts all else back."""
+    """Puts all else back, by way of the host's memory: a card has no room for a second copy."""
     folder = _found(out)
     assert folder is not None
-    weights = torch.load(folder / "weights.pt", map_location=accelerator.device)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, value in weights.items():
+        for name, value in torch.load(folder / "weights.pt", map_location="cpu").items():
             parameters[name].copy_(value)
-    states = torch.load(folder / "optimizers.pt", map_location=accelerator.device)
+    states = torch.load(folder / "optimizers.pt", map_location="cpu")
     for name, part in parts.items():
         part.load_state_dict(states[name])
     own = _own(out, accelerator)
@@ -84,13 +86,35 @@ def load(out: Path, accelerator: Accelerator, model: nn.Module, parts: Mapping[s
         torch.cuda.set_rng_state(own["cuda"], accelerator.device)
 
 
-def _write(value: Any, file: Path) -> None:
-    """Raises `OSError`, where torch raises a `RuntimeError` of its own."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    with file.open("wb") as opened:
-        opened.write(buffer.getbuffer())
-        os.fsync(opened.fileno())
+class _Told:
+    """A file that torch writes to, a tensor at a time; it raises a `RuntimeError` of its own, this keeps the cause."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _write(value: Any, path: Path) -> None:
+    """Raises `OSError`."""
+    with path.open("wb", buffering=0) as file:
+        told = _Told(file)
+        try:
+            torch.save(value, told)  # type: ignore[arg-type]  # all that it wants of a file
+        except RuntimeError:
+            if told.error:
+                raise told.error from None
+            raise
+        os.fsync(file.fileno())
 
 
 def _own(out: Path, accelerator: Accelerator) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """One step of training: forward and backward over one batch or several, the gradients' norm, and the update.
 
-An update is made only where every gradient is finite. With a loss scale, a step that overflowed is skipped and the
-scale halved; without one, or where halving does not help, training stops and says where the numbers went.
+An update is made only where loss and gradients are finite; of several processes all decide alike. With a loss scale, a
+step that overflowed is skipped and the scale halved; without one, or where halving does not help, training stops and
+says where the numbers went.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ class Diverged(YiwenError):
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    loss: float  # nats a target token, without smoothing; of this process
+    loss: float  # nats a target token, without smoothing; of all processes
     norm: float  # of all gradients
     applied: bool  # whether the weights moved
     underflow: dict[str, float] | None  # of the layers' gradients, where it was asked for
@@ -58,16 +60,15 @@ class Stepper:
         for optimizer in self._optimizers:
             if self._precision.scaled:
                 self.scaler.unscale_(optimizer)
-        norm = torch.nn.utils.get_total_norm([each.grad for _, each in self._watched if each.grad is not None])
-        loss_value, norm_value = torch.stack((loss, norm.float())).tolist()
-        finite = torch.tensor([loss_value, norm_value]).isfinite().all().item()
+        norms = [torch.nn.utils.get_total_norm(_gradients_of(optimizer)).float() for optimizer in self._optimizers]
+        loss_value, norm_value = torch.stack((loss, torch.stack(norms).norm())).tolist()
+        finite = math.isfinite(loss_value) and math.isfinite(norm_value)
         shares = before = None
         if look_closer:
             shares = underflow((each.grad for each in self._matrices if each.grad is not None), scale)
             before = self._middle.detach().clone()
         if finite:
-            clipped = [each for group in self._optimizers[-1].param_groups for each in group["params"]]
-            torch.nn.utils.clip_grad_norm_(clipped, self._clip_norm)
+            torch.nn.utils.clip_grads_with_norm_(_weights_of(self._optimizers[-1]), self._clip_norm, norms[-1])
             for optimizer in self._optimizers:
                 optimizer.step()
         elif not self._precision.scaled or scale <= LOWEST_SCALE:
@@ -78,7 +79,7 @@ class Stepper:
         if self._precision.scaled:
             self.scaler.update()
         unchanged = None if before is None else float((self._middle.detach() == before).float().mean())
-        return Stepped(loss_value, norm_value, bool(finite), shares, unchanged)
+        return Stepped(loss_value, norm_value, finite, shares, unchanged)
 
     @property
     def _middle(self) -> Tensor:
@@ -86,10 +87,10 @@ class Stepper:
         return middle
 
     def _gradients(self, batches: Sequence[dict[str, Tensor]]) -> Tensor:
-        """Of the mean over all target tokens of all batches and processes; gives the plain loss of this one's."""
+        """Of the mean over all target tokens of all batches and processes; gives the plain loss, in fp32."""
         counts = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batches]).sum().float()
-        shared: Any = self._accelerator.reduce(counts.clone(), "mean")  # data parallelism takes the mean of gradients
-        plain = torch.zeros((), device=counts.device)
+        shared: Any = self._accelerator.reduce(counts, "mean")  # data parallelism takes the mean of gradients
+        plain = torch.zeros_like(counts)
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
             with nullcontext() if last else self._accelerator.no_sync(self._trainee):
@@ -98,4 +99,14 @@ class Stepper:
                     sums = self._trainee(batch)
                 self.scaler.scale(sums[0] / shared).backward()
                 plain += sums[1].detach()
-        return plain / counts
+        mean: Any = self._accelerator.reduce(plain, "mean")
+        found: Tensor = mean / shared
+        return found
+
+
+def _weights_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [each for group in optimizer.param_groups for each in group["params"]]
+
+
+def _gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [each.grad for each in _weights_of(optimizer) if each.grad is not None]
