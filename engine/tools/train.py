@@ -5,10 +5,11 @@
     python -m engine.tools.train --start MODEL --corpus PAIRS.tsv --dev DEV.tsv --out ADAPTER --lora 16 --steps 500
     accelerate launch --num_processes 8 -m engine.tools.train …          # data parallel
 
-`--precision` says in which numbers (auto: bf16 where the card has it), `--compare` runs several in turn on the same data and prints them side by side.
-`--lora` trains adapters of that rank, beside weights in the precision's 16 bits, or in INT4 where the checkpoint is or
-`--qlora` makes it so; `engine.tools.convert --lora` merges them. With `--int4` all weights are rounded in the forward
-pass as the CPU engines serve them (and so judged), and written in INT4 with an INT8 embedding.
+`--precision` says in which numbers (auto: bf16 where the card has it), `--compare` runs several in turn on the same
+data and prints them side by side. `--lora` trains adapters of that rank, beside weights in the precision's 16 bits, or
+in INT4 where the checkpoint is or `--qlora` makes it so; `engine.tools.convert --lora` merges them. With `--int4` all
+weights are rounded in the forward pass as the CPU engines serve them (and so judged), and written in INT4 with an INT8
+embedding.
 
 Examples are packed into rows with document masks, the loss is on target tokens only. Stops by `--steps`, or by
 `--minutes`: after the first steps the number that fits is fixed, so that the learning rate ends at zero; or earlier,
