@@ -193,8 +193,7 @@ def plan(config: Config, shape: ModelShape, machine: Machine) -> LoadPlan:
     if card and config.precision == "int8" and shape.stored in _DTYPE_BYTES:
         raise ConfigError(
             f"--precision int8 rounds a model for the CPU, and {card.name} ({card.device}) would have to widen it "
-            "again; use --devices cpu, leave --precision out, or make a copy in INT4 with "
-            "`python -m engine.tools.quantize`."
+            f"again; use --devices cpu, leave --precision out, or {_int4_copy(shape)}."
         )
     if card is None:
         on_cpu = _on_cpu(config, shape, machine)
@@ -225,8 +224,20 @@ def _check_stored(precision: str, shape: ModelShape) -> None:
             "--precision out."
         )
     if precision == "int4" and shape.stored != "gptq-int4":
+        if shape.widened_from:
+            stored = shape.widened_from
+            raise UnsupportedModel(
+                f"This model is not stored in INT4 but in {stored}; leave --precision out, or {_int4_copy(shape)}."
+            )
         made = "make an INT4 copy with `python -m engine.tools.quantize`, or " if shape.stored in _DTYPE_BYTES else ""
         raise UnsupportedModel(f"This model is not stored in INT4 but in {shape.stored}; {made}leave --precision out.")
+
+
+def _int4_copy(shape: ModelShape) -> str:
+    """Of a model in 16 or 32 bits, or read so: what is in GPTQ already is not quantised again."""
+    if shape.widened_from:
+        return "make a copy of its original weights in INT4 with `python -m engine.tools.quantize`"
+    return "make a copy in INT4 with `python -m engine.tools.quantize`"
 
 
 def _check_steady(config: Config, place: _Place) -> None:
@@ -501,7 +512,7 @@ def _remedies(config: Config, shape: ModelShape, card: Card, place: _Place) -> l
     if least <= (card.total_bytes - CONTEXT_BYTES) * (1 - KEPT_FREE):
         remedies = ["close what else uses the card", *remedies]
     if shape.stored in _DTYPE_BYTES:
-        remedies.append("make a copy in INT4 with `python -m engine.tools.quantize`")
+        remedies.append(_int4_copy(shape))
     return remedies
 
 

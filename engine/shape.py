@@ -47,6 +47,7 @@ class ModelShape:
     quantized_bytes: int  # of the same, with scales and zero points
     context_tokens: int  # prompt and answer together, the most the model is used with
     segment_tokens: int  # the longest segment it translates well
+    widened_from: str = ""  # "gptq-int8", which becomes `stored` as it is read
 
     @classmethod
     def read(cls, config: Mapping[str, Any], folder: Path | None = None) -> Self:
@@ -66,7 +67,8 @@ class ModelShape:
         head_dim = config.get("head_dim") or hidden // heads
         quantization = config.get("quantization_config") or {}
         method = _METHODS.get(quantization.get("quant_method", ""))
-        if method == "gptq-int4" and quantization.get("bits") == 8:
+        eight_bits = method == "gptq-int4" and quantization.get("bits") == 8
+        if eight_bits:
             method = None  # widened as it is read, so it takes what its dtype takes
         body = _body_parameters(hidden, inner, layers, heads, kv_heads, head_dim)
         packed = _packed(folder, method) if folder and method else None
@@ -86,6 +88,7 @@ class ModelShape:
             quantized_bytes=packed[1],
             context_tokens=min(config["max_position_embeddings"], MAX_POSITIONS, HY_MT_CONTEXT_TOKENS),
             segment_tokens=(config.get("yiwen") or {}).get("segment_tokens") or HY_MT_SEGMENT_TOKENS,
+            widened_from="gptq-int8" if eight_bits else "",
         )
 
     @property

@@ -86,6 +86,18 @@ SMALL = Layout(  # HY-MT1.5-1.8B and Hy-MT2-1.8B
     nfc=False,
     cleans_up=True,
 )
+SEVEN_B_CONFIG = {  # Hy-MT2-7B's config.json
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128167,
+    "max_position_embeddings": 262144,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
 
 
 def write_tokenizer(folder: Path, layout: Layout, *, real_ids: bool = True) -> int:

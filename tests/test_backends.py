@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import threading
-import time
 from contextlib import aclosing
 
 import pytest
@@ -13,12 +12,11 @@ from engine.backends.select import select
 from engine.config import Config
 from engine.errors import BackendError, TextTooLong
 from engine.tools.export_onnx import export
-from engine.types import Prompt, Sampling
+from engine.types import Sampling
 from tests.checkpoints import CONTEXT_TOKENS, quantize_gptq, quantize_int8, write_checkpoint
+from tests.streams import LONG, answer, ask, is_at_rest, text_of
 
-GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0)
 SLOTS = 3
-LONG = 10**6
 TEXTS = [f"Sentence number {number} of the committee. 我昨天去了图书馆。" for number in range(2 * SLOTS)]
 MODELS = [
     "torch-fp32",
@@ -80,27 +78,8 @@ def model(request, once):
     return once(request.param)
 
 
-def ask(text, max_new_tokens=12, sampling=GREEDY):
-    return Prompt(text, text, max_new_tokens, sampling)
-
-
-async def answer(backend, prompt):
-    return [chunk async for chunk in backend.stream(prompt)]
-
-
-def text_of(chunks):
-    return "".join(chunk.text for chunk in chunks)
-
-
 def said(backend, prompt):
     return text_of(asyncio.run(answer(backend, prompt)))
-
-
-async def is_at_rest(backend, seconds=2.0):
-    deadline = time.perf_counter() + seconds
-    while backend.running or backend.memory()["kv_used"]:
-        assert time.perf_counter() < deadline
-        await asyncio.sleep(0.001)
 
 
 def test_it_says_what_it_serves(backend):

@@ -2,9 +2,7 @@
 nothing."""
 
 import argparse
-import json
 import random
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +19,7 @@ from engine.inference.sampler import GREEDY
 from engine.tools import asked, bench, bench_engine, bench_gguf, bench_ours, bench_peers, synthetic
 from engine.tools.bench_ours import Job
 from tests.checkpoints import quantize_gptq, write_checkpoint
+from tests.commands import call, refusal_of, result_of
 
 TINY = synthetic.SHAPES["tiny"]
 SMALL = ["--batch", "1,2", "--prompt-tokens", "90", "--new-tokens", "4", "--repeat", "2"]
@@ -65,13 +64,6 @@ def haste(monkeypatch):
     monkeypatch.setattr(bench_engine, "REST_SECONDS", 0.0)
     monkeypatch.setattr(bench_engine, "ARRIVE", 3)
     monkeypatch.setattr(bench_engine, "COPY_BYTES", {"cpu": 1 << 20})
-
-
-def run(*options: str, monkeypatch, capsys) -> tuple[dict, str]:
-    monkeypatch.setattr(sys, "argv", ["bench", *options])
-    bench.main()
-    out, err = capsys.readouterr()
-    return json.loads(out.splitlines()[-1]), err
 
 
 def test_speeds_and_gaps_are_made_of_the_times_of_tokens():
@@ -201,10 +193,10 @@ def test_a_text_is_filled_and_cut_to_a_number_of_tokens():
     assert len(bench_ours.SENTENCE.split()) == 25
 
 
-def test_random_weights_are_timed_and_drawn(tmp_path, monkeypatch, capsys):
+def test_random_weights_are_timed_and_drawn(tmp_path, capsys):
     chart = tmp_path / "chart.png"
     options = ["engine", "--synthetic", "tiny", "--device", "cpu", *SMALL, "--png", str(chart), "--compare", "vllm"]
-    result, shown = run(*options, monkeypatch=monkeypatch, capsys=capsys)
+    result, shown = result_of(capsys, bench, *options)
     assert result["peers"] == {"vllm": "not installed"}
     assert result["machine"].keys() == {"cpu", "cores", "threads", "gpu", "torch", "date"}
     assert result["batches"]["2"]["tokens_a_second"]["ours"] > 0
@@ -216,9 +208,9 @@ def test_random_weights_are_timed_and_drawn(tmp_path, monkeypatch, capsys):
     assert chart.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_checkpoint_is_timed_beside_transformers(tiny_checkpoint, monkeypatch, capsys):
+def test_a_checkpoint_is_timed_beside_transformers(tiny_checkpoint, capsys):
     options = ["--device", "cpu", "--precision", "fp32", "--greedy", "--loads", "", "--compare", "transformers"]
-    result, _ = run("engine", "--model", str(tiny_checkpoint), *SMALL, *options, monkeypatch=monkeypatch, capsys=capsys)
+    result, _ = result_of(capsys, bench, "engine", "--model", tiny_checkpoint, *SMALL, *options)
     assert result["peers"]["transformers"].startswith("transformers 5")
     assert result["first_token_ms"].keys() == {"ours", "transformers"}
     for size in ("1", "2"):
@@ -263,17 +255,13 @@ def test_each_token_has_a_time_of_its_own_though_some_are_delivered_together(tin
         (["--synthetic", "tiny", "--device", "cuda:99"], "There is no device 'cuda:99'"),
     ],
 )
-def test_what_cannot_be_measured_is_one_sentence(options, said, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["bench", "engine", "--device", "cpu", *options])
+def test_what_cannot_be_measured_is_one_sentence(options, said):
     with pytest.raises(SystemExit, match=said):
-        bench.main()
+        call(bench, "engine", "--device", "cpu", *options)
 
 
-def test_a_precision_that_is_none_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench", "engine", "--precision", "nope"])
-    with pytest.raises(SystemExit):
-        bench.main()
-    assert "invalid choice: 'nope'" in capsys.readouterr().err
+def test_a_precision_that_is_none_is_told(capsys):
+    assert "invalid choice: 'nope'" in refusal_of(capsys, bench, "engine", "--precision", "nope")
 
 
 def test_each_batch_size_is_measured_once():
@@ -291,19 +279,13 @@ def test_each_batch_size_is_measured_once():
         ["markup", "--repeat", "no"],
     ],
 )
-def test_what_is_no_count_is_one_sentence(part, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench", *part])
-    with pytest.raises(SystemExit):
-        bench.main()
-    assert "is not a whole number from 1 on" in capsys.readouterr().err
+def test_what_is_no_count_is_one_sentence(part, capsys):
+    assert "is not a whole number from 1 on" in refusal_of(capsys, bench, *part)
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "nan", "inf", "much"])
-def test_what_is_no_amount_is_one_sentence(size, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench", "markup", "--mb", size])
-    with pytest.raises(SystemExit):
-        bench.main()
-    assert "is not a number above 0" in capsys.readouterr().err
+def test_what_is_no_amount_is_one_sentence(size, capsys):
+    assert "is not a number above 0" in refusal_of(capsys, bench, "markup", "--mb", size)
 
 
 def test_peers_get_as_many_threads_as_ours(tmp_path, monkeypatch):
@@ -331,8 +313,8 @@ def test_what_a_step_reads_is_what_is_held_but_for_what_is_looked_up(tmp_path):
     assert widened.kv_token_bytes == 4 * values
 
 
-def test_markup_is_timed_at_two_sizes_beside_another_reader(monkeypatch, capsys):
-    figures, shown = run("markup", "--mb", "0.01", "--repeat", "1", monkeypatch=monkeypatch, capsys=capsys)
+def test_markup_is_timed_at_two_sizes_beside_another_reader(capsys):
+    figures, shown = result_of(capsys, bench, "markup", "--mb", "0.01", "--repeat", "1")
     assert len(figures["html"]["mb_a_second"]) == 2
     assert figures["html"]["peer_mb_a_second"] > 0
     assert figures["markdown"]["time_for_ten_times"] > 1

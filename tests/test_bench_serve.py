@@ -1,8 +1,6 @@
 """`bench serve`: once through with so few clients that its figures mean nothing, and its arithmetic."""
 
 import argparse
-import json
-import sys
 from urllib.parse import urlsplit
 
 import pytest
@@ -10,6 +8,7 @@ import pytest
 from engine.backends.echo import EchoBackend
 from engine.errors import StartupError
 from engine.tools import bench, bench_serve
+from tests.commands import result_of
 from tests.conftest import Serve
 
 
@@ -20,17 +19,14 @@ def test_every_part_measures_a_running_server(
     monkeypatch.setattr(bench_serve, "BOOK_WORDS", 400)
     monkeypatch.setattr(bench_serve, "LINES", 2)
     monkeypatch.setattr(bench_serve, "WARM_SECONDS", 0.1)
-    flags = ["serve", "--url", url, "--clients", "5", "--seconds", "1.2", "--connections", "2"]
-    monkeypatch.setattr(sys, "argv", ["bench", *flags])
-    bench.main()
-    said = capsys.readouterr()
-    result = json.loads(said.out.splitlines()[-1])
+    flags = ["--clients", "5", "--seconds", "1.2", "--connections", "2"]
+    result, said = result_of(capsys, bench, "serve", "--url", url, *flags)
     assert result["model"] == "echo"
     assert result["short"]["per_second"] > 0 < result["deltas"]["per_second"]
     assert result["crowd"]["done"] > 0 == result["crowd"]["wrong"]
     assert result["crowd"]["fairness"] > 0.5
     assert result["beside"]["alone_ms"] > 0
-    assert "requests/s" in said.err
+    assert "requests/s" in said
 
 
 def test_a_server_that_answers_wrongly_is_found_out(serve: Serve) -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 
 import pytest
@@ -19,6 +18,7 @@ from engine.shape import ModelShape
 from engine.tools import convert as tool
 from engine.tools.convert import convert
 from tests.checkpoints import change_tensors
+from tests.commands import refusal_of, result_of
 
 
 @pytest.fixture(scope="module")
@@ -111,16 +111,8 @@ def test_the_engine_runs_what_it_wrote(folders):
     backend._batcher.close()
 
 
-def run(monkeypatch, capsys, *arguments):
-    """What the tool says: its last line, read, and all it wrote beside."""
-    monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
-    tool.main()
-    said = capsys.readouterr()
-    return json.loads(said.out.splitlines()[-1]), said.err
-
-
-def test_the_tool_tells_sizes_times_and_what_both_say(folders, tmp_path, monkeypatch, capsys):
-    told, beside = run(monkeypatch, capsys, folders / "source", tmp_path / "out", "--precision", "fp16")
+def test_the_tool_tells_sizes_times_and_what_both_say(folders, tmp_path, capsys):
+    told, beside = result_of(capsys, tool, folders / "source", tmp_path / "out", "--precision", "fp16")
     assert told["bytes_after"] < 0.6 * told["bytes_before"]
     assert (told["files"], told["precision"], told["out"]) == (1, "fp16", str(tmp_path / "out"))
     assert min(told["load_seconds"].values()) > 0
@@ -133,9 +125,9 @@ def test_the_tool_tells_sizes_times_and_what_both_say(folders, tmp_path, monkeyp
     assert "scores off by" in beside
 
 
-def test_of_the_same_weights_in_another_form_the_outputs_are_the_same(folders, tmp_path, monkeypatch, capsys):
+def test_of_the_same_weights_in_another_form_the_outputs_are_the_same(folders, tmp_path, capsys):
     command = (folders / "bf16", tmp_path / "out", "--precision", "fp32", "--shard-mb", "0.2")
-    outputs = run(monkeypatch, capsys, *command)[0]["outputs"]
+    outputs = result_of(capsys, tool, *command)[0]["outputs"]
     assert outputs["max_logit_change"] == outputs["kl_nats"] == 0
     assert (outputs["same_best"], outputs["same_text"]) == (1, 4)
 
@@ -144,18 +136,16 @@ def test_what_cannot_be_compared_is_converted_all_the_same(folders, tmp_path, mo
     command = (folders / "source", tmp_path / "out", "--precision", "bf16")
     machine = hardware.survey("cpu")
     monkeypatch.setattr(hardware, "survey", lambda devices: replace(machine, ram_free_bytes=300_000_000))
-    told, beside = run(monkeypatch, capsys, *command)
+    told, beside = result_of(capsys, tool, *command)
     assert re.fullmatch(r"0\.0 GB of weights in fp32 do not fit into 0\.3 GB of free memory\.", told["not_compared"])
     assert "Outputs are not compared: 0.0 GB" in beside
     assert not {"outputs", "load_seconds"} & told.keys()
-    assert (
-        not {"outputs", "load_seconds", "not_compared"} & run(monkeypatch, capsys, *command, "--no-compare")[0].keys()
-    )
+    assert not {"outputs", "load_seconds", "not_compared"} & result_of(capsys, tool, *command, "--no-compare")[0].keys()
     monkeypatch.undo()
     shutil.copytree(folders / "source", tmp_path / "bare")
     for path in (tmp_path / "bare").glob("tokenizer*"):
         path.unlink()
-    told, _ = run(monkeypatch, capsys, tmp_path / "bare", tmp_path / "out2", "--precision", "bf16")
+    told, _ = result_of(capsys, tool, tmp_path / "bare", tmp_path / "out2", "--precision", "bf16")
     assert "holds no tokenizer.json" in told["not_compared"]
     assert "load_seconds" in told
 
@@ -210,7 +200,7 @@ def test_a_damaged_source_leaves_what_was_in_out(folders, tmp_path):
 def test_stopped_in_the_middle_it_goes_on_there_and_ends_the_same(folders, tmp_path, monkeypatch, capsys):
     whole, told = (folders / "source", tmp_path / "whole"), {}
     command = ("--precision", "fp16", "--shard-mb", "0.2", "--no-compare")
-    told["whole"] = run(monkeypatch, capsys, *whole, *command)[0]
+    told["whole"] = result_of(capsys, tool, *whole, *command)[0]
 
     class Stopping(tool.tqdm):
         def update(self, count):
@@ -221,34 +211,39 @@ def test_stopped_in_the_middle_it_goes_on_there_and_ends_the_same(folders, tmp_p
     stopped = (folders / "source", tmp_path / "stopped")
     monkeypatch.setattr(tool, "tqdm", Stopping)
     with pytest.raises(SystemExit, match="the same command goes on after"):
-        run(monkeypatch, capsys, *stopped, *command)
+        result_of(capsys, tool, *stopped, *command)
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "stopped").iterdir()] == [".writing"]
     kept = len(list((tmp_path / "stopped" / ".writing").glob("*.safetensors")))
-    told["stopped"] = run(monkeypatch, capsys, *stopped, *command)[0]
+    told["stopped"] = result_of(capsys, tool, *stopped, *command)[0]
     assert 2 <= kept < told["stopped"]["files"]
     assert told["stopped"]["fp16"] == told["whole"]["fp16"]
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "stopped" / path.name).read_bytes()
 
 
-def test_a_checkpoint_is_never_written_over_itself(folders, monkeypatch, capsys):
-    source = str(folders / "source")
-    monkeypatch.setattr(sys, "argv", ["convert", source, source + "/.", "--precision", "int8"])
-    with pytest.raises(SystemExit):
-        tool.main()
-    assert "name another folder" in capsys.readouterr().err
+def test_a_checkpoint_is_never_written_over_itself(folders, capsys):
+    source = folders / "source"
+    assert "name another folder" in refusal_of(capsys, tool, source, f"{source}/.", "--precision", "int8")
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "nan"])
-def test_files_of_no_size_are_refused(folders, tmp_path, monkeypatch, capsys, size):
-    command = ["convert", str(folders / "source"), str(tmp_path), "--precision", "fp16", "--shard-mb", size]
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit):
-        tool.main()
-    assert "--shard-mb: " + repr(size) + " is not a number above 0" in capsys.readouterr().err
+def test_files_of_no_size_are_refused(folders, tmp_path, capsys, size):
+    said = refusal_of(capsys, tool, folders / "source", tmp_path, "--precision", "fp16", "--shard-mb", size)
+    assert f"--shard-mb: {size!r} is not a number above 0" in said
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):
     with pytest.raises(ModelNotFound, match="no model folder"):
         convert(tmp_path / "none", tmp_path / "out", "bf16")
+
+
+def test_a_refused_conversion_leaves_no_empty_folder(folders, tmp_path):
+    source = spoilt(folders, tmp_path, {"model.norm.weight": [70_000.0]})
+    with pytest.raises(ConfigError, match="fp16 ends at"):
+        convert(source, tmp_path / "new" / "out", "fp16")
+    assert [path.name for path in tmp_path.iterdir()] == ["spoilt"]
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ConfigError, match="fp16 ends at"):
+        convert(source, tmp_path / "there", "fp16")
+    assert not [*(tmp_path / "there").iterdir()]  # the user's own stays

@@ -1,10 +1,12 @@
 """The runners of the CPU engines: the same scores as the reference runner, whatever the weights and the batch are."""
 
+import os
 import random
 import subprocess
 import sys
 import threading
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from engine.inference.sampler import GREEDY
 from engine.types import Sampling
 from tests.checkpoints import TEXT_TOKENS, quantize_gptq, write_checkpoint
 
+ROOT = Path(__file__).parents[1]
 SLOTS, PAGES, LENGTH = 4, 40, 320
 COUNTS = (1, 31, 32, 33, 90)
 
@@ -316,4 +319,19 @@ def test_importing_openvino_reports_nothing():
         "import sys, engine.inference.openvino_api;"
         "assert not any(name.startswith(('openvino_telemetry.', 'openvino.tools.ovc.')) for name in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=__file__.rpartition("/tests/")[0])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_session_of_onnx_runtime_reports_nothing(tmp_path):
+    """It would keep an identifier of the machine, and what it has to report, in the user's folder."""
+    code = (
+        "from engine.inference.onnx_api import onnxruntime;"
+        "from onnx import TensorProto, helper as h;"
+        "value = lambda name: h.make_tensor_value_info(name, TensorProto.FLOAT, [1]);"
+        "graph = h.make_graph([h.make_node('Neg', ['x'], ['y'])], 'g', [value('x')], [value('y')]);"
+        "model = h.make_model(graph, opset_imports=[h.make_opsetid('', 21)], ir_version=10).SerializeToString();"
+        "onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])"
+    )
+    bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}  # without the variables of CI, where it is quiet anyway
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=bare)
+    assert not list(tmp_path.rglob("*"))

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import sys
 from dataclasses import replace
 
 import pytest
@@ -14,6 +13,7 @@ from engine.errors import ConfigError
 from engine.tools import asking, corpus, evaluate, evaluate_marks, evaluate_quality, evaluate_questions
 from engine.tools.evaluate_questions import Answer, Question
 from engine.types import TokenChunk
+from tests.commands import call, result_of
 from tests.corpora import write_corpus, write_tests
 
 OF_TATOEBA = "--sets", "tatoeba", "--langs", "fr,zh"
@@ -251,14 +251,13 @@ def test_an_unknown_choice_is_told_by_the_command_line(tmp_path, capsys, more, s
     assert said in capsys.readouterr().err
 
 
-def test_a_model_or_test_that_is_not_there_ends_the_tool_with_a_sentence(tmp_path, held_out, monkeypatch):
+def test_a_model_or_test_that_is_not_there_ends_the_tool_with_a_sentence(tmp_path, held_out):
     for more, said in (
-        (["--test", str(tmp_path / "nowhere")], "no file or folder"),
-        (["--test", str(held_out), "--model", str(tmp_path)], "holds no config.json"),
+        (["--test", tmp_path / "nowhere"], "no file or folder"),
+        (["--test", held_out, "--model", tmp_path], "holds no config.json"),
     ):
-        monkeypatch.setattr(sys, "argv", ["evaluate", "quality", *more])
         with pytest.raises(SystemExit, match=said):
-            evaluate.main()
+            call(evaluate, "quality", *more)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -383,24 +382,20 @@ def test_answers_come_in_the_order_of_the_questions():
     assert [answer.text for answer in answers] == ["3", "9", "1", "5"]
 
 
-def test_the_tool_prints_a_table_and_ends_with_json(held_out, tmp_path, monkeypatch, capsys):
+def test_the_tool_prints_a_table_and_ends_with_json(held_out, tmp_path, capsys):
     out = tmp_path / "answers.jsonl"
-    command = ["evaluate", "quality", "--backend", "echo", "--test", str(held_out), "--langs", "fr"]
-    monkeypatch.setattr(sys, "argv", [*command, "--sets", "tatoeba", "--limit", "3", "--out", str(out)])
-    evaluate.main()
-    printed = capsys.readouterr()
-    assert json.loads(printed.out.splitlines()[-1])["scores"]["tatoeba"]["en-fr"]["lines"] == 3
-    assert "| tatoeba | en-fr     |     3 |" in printed.err
+    options = ["--backend", "echo", "--test", held_out, "--langs", "fr", "--sets", "tatoeba", "--limit", 3]
+    result, shown = result_of(capsys, evaluate, "quality", *options, "--out", out)
+    assert result["scores"]["tatoeba"]["en-fr"]["lines"] == 3
+    assert "| tatoeba | en-fr     |     3 |" in shown
     records = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert len(records) == 6
     assert records[0]["answer"] == records[0]["source"]
 
 
-def test_a_real_model_is_driven_through_its_backend(held_out, tiny_checkpoint, monkeypatch, capsys):
-    command = ["evaluate", "quality", "--model", str(tiny_checkpoint), "--test", str(held_out), "--langs", "fr"]
-    monkeypatch.setattr(sys, "argv", [*command, "--sets", "tatoeba", "--limit", "2", "--concurrent", "4"])
-    evaluate.main()
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+def test_a_real_model_is_driven_through_its_backend(held_out, tiny_checkpoint, capsys):
+    options = ["--test", held_out, "--langs", "fr", "--sets", "tatoeba", "--limit", 2, "--concurrent", 4]
+    result, _ = result_of(capsys, evaluate, "quality", "--model", tiny_checkpoint, *options)
     assert result["device"] == "cpu"
     assert result["prompts"] == 4
     assert result["tokens"] > 0

@@ -242,3 +242,21 @@ def test_a_model_of_comet_that_is_not_there_is_told(comet, tmp_path):
     assert evaluate_comet.fetch(str(file)) == str(file)
     with pytest.raises(ConfigError, match=r"The COMET model 'nowhere' cannot be had \(.*not supported"):
         evaluate_comet.fetch("nowhere")
+
+
+def test_answers_of_older_weights_in_the_folder_are_not_taken_for_the_new_ones(test, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    weights, out = tmp_path / "0" / "model.safetensors", tmp_path / "answers.jsonl"
+    weights.parent.mkdir()
+    weights.write_bytes(b"old")
+    run(test, [Careless(nth=2)], "--out", out)
+    assert run(test, [Careless(most=0)], "--out", out, "--resume")["new_prompts"] == 0
+    weights.write_bytes(b"newer")
+    with pytest.raises(BackendError):
+        run(test, [Careless(most=10)], "--out", out, "--resume")
+    assert "36 of the answers in --out are of other weights that echo had, and count no" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="lack 26 of 36 questions"):  # those of the older ones do not fill them
+        run(test, [], "--answers", out)
+    result = run(test, [Careless()], "--out", out, "--resume")
+    assert result["new_prompts"] == len(LINES) - 10
+    assert run(test, [], "--answers", out)["scores"] == result["scores"] == run(test, [Careless()])["scores"]

@@ -1,14 +1,13 @@
 """What `evaluate markup` finds on the project's fixtures. For what it found on larger corpora see engine/README.md."""
 
-import json
 import random
-import sys
 from functools import cache
 
 import pytest
 
 from engine.tools import evaluate, evaluate_markup
 from engine.tools.evaluate_markup import DAMAGE, PSEUDO, Answer, Corpus, damaged, guarded, nesting, score
+from tests.commands import result_of
 
 CORPORA = {corpus.name: corpus for corpus in evaluate_markup.own_corpora()}
 DOCUMENTS = [name for name, corpus in CORPORA.items() if corpus.documents]
@@ -99,10 +98,8 @@ def test_nesting_is_what_lies_in_what():
 def test_the_last_line_is_json_and_the_table_has_a_line_for_each_corpus(monkeypatch, capsys):
     corpora = [Corpus("pages", "markdown", ["# a *b*"]), Corpus("sentences", "text", answers=[BLOCK])]
     monkeypatch.setattr(evaluate_markup, "own_corpora", lambda: corpora)
-    monkeypatch.setattr(sys, "argv", ["evaluate", "markup"])
-    evaluate.main()
-    printed = capsys.readouterr()
-    scores = json.loads(printed.out.splitlines()[-1])["scores"]
+    result, shown = result_of(capsys, evaluate, "markup")
+    scores = result["scores"]
     assert scores["pages"]["identical"] == scores["sentences"]["accepted"] == 1
-    assert "\npages " in printed.err
-    assert "\nsentences " in printed.err
+    assert "\npages " in shown
+    assert "\nsentences " in shown

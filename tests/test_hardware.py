@@ -15,21 +15,9 @@ from engine.hardware import CONTEXT_BYTES, KEPT_FREE, Card, LoadPlan, Machine, p
 from engine.inference import cuda_runner, fused, int4, onnx_runner, openvino_runner, runner, sampler
 from engine.inference.kv_cache import PAGE_TOKENS
 from engine.shape import ModelShape
-from tests.checkpoints import quantize_gptq, quantize_int8, shard, write_checkpoint
+from tests.checkpoints import SEVEN_B_CONFIG, quantize_gptq, quantize_int8, shard, write_checkpoint
 
-SEVEN_B = {  # Hy-MT2-7B's config.json
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 128167,
-    "max_position_embeddings": 262144,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-}
-SMALL = SEVEN_B | {  # HY-MT1.5-1.8B's
+SMALL = SEVEN_B_CONFIG | {  # HY-MT1.5-1.8B's
     "hidden_size": 2048,
     "intermediate_size": 6144,
     "num_attention_heads": 16,
@@ -37,7 +25,7 @@ SMALL = SEVEN_B | {  # HY-MT1.5-1.8B's
     "vocab_size": 120818,
 }
 GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
-INT4_7B, BF16_7B = ModelShape.read(SEVEN_B | GPTQ), ModelShape.read(SEVEN_B)
+INT4_7B, BF16_7B = ModelShape.read(SEVEN_B_CONFIG | GPTQ), ModelShape.read(SEVEN_B_CONFIG)
 BF16_SMALL = ModelShape.read(SMALL)
 EMBEDDED = ModelShape.read(json.loads((EMBEDDED_FOLDER / "config.json").read_text()), EMBEDDED_FOLDER)
 MINI = {  # yiwen-mini's

@@ -1,10 +1,8 @@
 """The keys file: what it may say, how it is kept, when it is read again."""
 
-import json
 import logging
 import os
 import stat
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from engine.errors import ConfigError
 from engine.server.keys import Keys
 from engine.tools import keys as tool
+from tests.commands import call, result_of
 
 PLAIN = "correct-horse-battery"
 
@@ -99,17 +98,10 @@ def test_a_changed_file_counts_and_a_broken_one_does_not(path: Path, caplog: pyt
     assert "horse" not in caplog.text
 
 
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> dict[str, object]:
-    monkeypatch.setattr(sys, "argv", ["keys", *map(str, arguments)])
-    tool.main()
-    said: dict[str, object] = json.loads(capsys.readouterr().out)
-    return said
-
-
 def test_the_tool_makes_hashes_lists_and_removes(
-    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = run(capsys, monkeypatch, "add", path, "anna", "--requests-per-minute", 60)
+    made, _ = result_of(capsys, tool, "add", path, "anna", "--requests-per-minute", 60)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert str(made["key"]) not in path.read_text()
     with path.open("a") as file:
@@ -118,13 +110,13 @@ def test_the_tool_makes_hashes_lists_and_removes(
     assert found
     assert (found.name, found.requests_per_minute) == ("anna", 60)
     assert "python -m engine.tools.keys hash" in caplog.text
-    assert run(capsys, monkeypatch, "hash", path) == {"hashed": ["bert"]}
+    assert result_of(capsys, tool, "hash", path)[0] == {"hashed": ["bert"]}
     assert (PLAIN in path.read_text(), "# by hand" in path.read_text()) == (False, True)
     bert = Keys(path).find(PLAIN)
     assert bert
     assert bert.tokens_per_minute == 9
-    assert run(capsys, monkeypatch, "remove", path, "anna") == {"removed": "anna"}
-    assert run(capsys, monkeypatch, "list", path) == {
+    assert result_of(capsys, tool, "remove", path, "anna")[0] == {"removed": "anna"}
+    assert result_of(capsys, tool, "list", path)[0] == {
         "keys": [{"name": "bert", "requests_per_minute": None, "tokens_per_minute": 9, "hashed": True}]
     }
 
@@ -133,12 +125,9 @@ def test_the_tool_makes_hashes_lists_and_removes(
     ("arguments", "said"),
     [(("add", "anna"), "already"), (("add", "x:y"), "cannot be a key"), (("remove", "bert"), "no key named 'bert'")],
 )
-def test_the_tool_says_what_it_cannot_do(
-    path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, str], said: str
-) -> None:
+def test_the_tool_says_what_it_cannot_do(path: Path, arguments: tuple[str, str], said: str) -> None:
     path.write_text(f"anna:{PLAIN}\n")
     command, name = arguments
-    monkeypatch.setattr(sys, "argv", ["keys", command, str(path), name])
     with pytest.raises(SystemExit, match=said):
-        tool.main()
+        call(tool, command, path, name)
     assert path.read_text() == f"anna:{PLAIN}\n"

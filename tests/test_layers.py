@@ -63,6 +63,7 @@ LAYERS = [
         "inference.kernels",
         "inference.kv_cache",
         "inference.large_pages",
+        "inference.onnx_api",
         "inference.openvino_api",
         "inference.sampler",
         "inference.tokenizer",

@@ -19,14 +19,14 @@ from engine.backends import local
 from engine.backends.local import LocalBackend
 from engine.backends.select import select
 from engine.config import Config
-from engine.errors import BackendError, ConfigError, ModelNotFound, TextTooLong, UnsupportedModel
+from engine.errors import BackendError, ConfigError, ModelNotFound, UnsupportedModel
 from engine.hardware import Card, Machine
 from engine.inference import loader
 from engine.inference.held import Int4Held
 from engine.inference.int4 import Int4Linear
 from engine.inference.int8 import Int8Rows, quantize_rows
 from engine.inference.loader import family_of, licence_of, load
-from engine.types import ModelInfo, Prompt, Sampling
+from engine.types import ModelInfo, Sampling
 from tests.checkpoints import (
     CONTEXT_TOKENS,
     change_config,
@@ -36,9 +36,8 @@ from tests.checkpoints import (
     scores_of,
     write_json,
 )
+from tests.streams import LONG, answer, ask, is_at_rest, text_of
 
-GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0)
-LONG = 10**6
 EMBEDDINGS = "model.embed_tokens.weight"
 TINY = ModelInfo(
     name="tiny",
@@ -51,18 +50,6 @@ TINY = ModelInfo(
     licence="MIT",
     hub="en",
 )
-
-
-def ask(text, max_new_tokens=20, sampling=GREEDY):
-    return Prompt(text, text, max_new_tokens, sampling)
-
-
-async def answer(backend, prompt):
-    return [chunk async for chunk in backend.stream(prompt)]
-
-
-def text_of(chunks):
-    return "".join(chunk.text for chunk in chunks)
 
 
 def best_tokens(folder, text, count):
@@ -87,13 +74,6 @@ def with_backend(folder, work, slots=4):
     return asyncio.run(go())
 
 
-async def falls_to_zero(backend, seconds=0.2):
-    deadline = time.perf_counter() + seconds
-    while backend.running or backend.memory()["kv_used"]:
-        assert time.perf_counter() < deadline
-        await asyncio.sleep(0.001)
-
-
 @pytest.fixture
 def folder(tiny_checkpoint, tmp_path):
     """A copy that says more of itself, or is spoiled."""
@@ -114,15 +94,6 @@ def test_a_backend_says_what_the_folder_says_of_itself(folder):
         )
 
     with_backend(folder, work, slots=3)
-
-
-def test_an_answer_comes_in_chunks_and_the_last_alone_has_a_finish(tiny_checkpoint):
-    async def work(backend):
-        chunks = await answer(backend, ask("I went to the library.", 25))
-        assert [chunk.finish for chunk in chunks] == [None] * 24 + ["length"]
-        assert sum(chunk.tokens for chunk in chunks) == 25
-
-    with_backend(tiny_checkpoint, work)
 
 
 def test_an_answer_ends_at_the_stop_token_of_the_folder_which_has_no_text(folder):
@@ -174,7 +145,7 @@ def test_closing_the_generator_frees_the_slot_at_once(tiny_checkpoint, reads):
                 await anext(chunks)
                 await anext(others)
             assert backend.running == (2 if reads else 0)
-        await falls_to_zero(backend)
+        await is_at_rest(backend)
         assert len(await answer(backend, ask("Hello", 3))) == 3
 
     with_backend(tiny_checkpoint, work, slots=2)
@@ -187,7 +158,7 @@ def test_cancelling_the_task_that_reads_does_too(tiny_checkpoint):
             await asyncio.sleep(0.001)
         task.cancel()
         assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
-        await falls_to_zero(backend)
+        await is_at_rest(backend)
 
     with_backend(tiny_checkpoint, work)
 
@@ -263,28 +234,9 @@ def test_memory_adds_up(tiny_checkpoint):
         asked = a_token * len(backend._tokenizer.prompt(prompt.text))
         assert asked <= used[0]
         assert asked + 19 * a_token <= used[-1] <= rest["kv_total"]  # it may run ahead of who reads
-        await falls_to_zero(backend)
+        await is_at_rest(backend)
         asked_tokens = len(backend._tokenizer.prompt(prompt.text))
         assert backend.memory() == rest | {"prompt_tokens": asked_tokens}
-
-    with_backend(tiny_checkpoint, work)
-
-
-def test_a_prompt_that_cannot_fit_is_refused_and_says_how_long_it_is(tiny_checkpoint):
-    async def work(backend):
-        with pytest.raises(TextTooLong, match=rf"prompt of \d{{4,}} tokens .* {CONTEXT_TOKENS}; shorten the context"):
-            await answer(backend, ask("no " * CONTEXT_TOKENS))
-        assert backend.running == 0
-
-    with_backend(tiny_checkpoint, work)
-
-
-def test_an_answer_gets_the_room_that_is_left(tiny_checkpoint):
-    async def work(backend):
-        prompt = ask("1" * (CONTEXT_TOKENS - 12), LONG)
-        assert backend.count_tokens(prompt.text) == CONTEXT_TOKENS - 12
-        chunks = await answer(backend, prompt)
-        assert (len(chunks), chunks[-1].finish) == (10, "length")
 
     with_backend(tiny_checkpoint, work)
 
@@ -482,8 +434,8 @@ def test_an_answer_does_not_wait_for_the_paint_to_end(tiny_checkpoint: Path, mon
         backend = LocalBackend.load(Config(model=str(tiny_checkpoint), devices="cpu"))
         tokens = 0
         for number in range(3):
-            prompt = Prompt(f"Sentence number {number}.", "", 20, GREEDY)
-            tokens += sum([chunk.tokens async for chunk in backend.stream(prompt)])
+            chunks = await answer(backend, ask(f"Sentence number {number}.", 20))
+            tokens += sum(chunk.tokens for chunk in chunks)
         await backend.close()
         return tokens
 

@@ -16,7 +16,7 @@ from engine.tools.convert import convert
 from engine.tools.int4 import round_symmetric
 from engine.tools.training import lora
 from tests.checkpoints import quantize_gptq, scores_of
-from tests.corpora import LANGS
+from tests.corpora import write_corpus, write_tests
 
 IDS = list(range(5, 35))
 SHAPE = ModelConfig(96, 128, 256, 2, 4, 2, 32, 10_000.0, 1e-5, 128, tied_head=True)
@@ -35,13 +35,6 @@ def adapted(folder, int4=None):
             if parameter.requires_grad:
                 parameter.normal_(0, 0.05)
     return model
-
-
-@pytest.fixture
-def pairs(tmp_path):
-    file = tmp_path / "pairs.en-fr.tsv"
-    file.write_text("".join(f"{english}\t{french}\n" for english, french in LANGS["fr"]), encoding="utf-8")
-    return file
 
 
 def test_a_new_adapter_changes_nothing(tiny_checkpoint):
@@ -63,10 +56,10 @@ def test_what_is_written_says_the_same_in_peft_and_merged(tiny_checkpoint, tmp_p
     assert torch.allclose(scores_of(loaded(tmp_path / "merged"), IDS), ours, atol=2e-4)
 
 
-def test_training_writes_an_adapter_and_leaves_the_checkpoint(tiny_checkpoint, tmp_path, pairs):
+def test_training_writes_an_adapter_and_leaves_the_checkpoint(tiny_checkpoint, tmp_path):
     before = {path.name: path.read_bytes() for path in tiny_checkpoint.iterdir() if path.is_file()}
-    options = [f"--start={tiny_checkpoint}", f"--corpus={pairs}", f"--dev={pairs.with_name('dev.en-fr.tsv')}"]
-    pairs.with_name("dev.en-fr.tsv").write_text("Good morning.\tBonjour.\n", encoding="utf-8")
+    corpus, development = write_corpus(tmp_path / "corpus"), write_tests(tmp_path / "test")
+    options = [f"--start={tiny_checkpoint}", f"--corpus={corpus}", f"--dev={development}"]
     options += [f"--out={tmp_path / 'adapter'}", "--lora=2", "--rows=1", "--row-tokens=256", "--steps=2", "--workers=0"]
     result = tool.train([*options, "--precision=fp32", "--log-every=1", "--save-minutes=0.00001"])
     matrices = [each for each in loaded(tiny_checkpoint).layers.parameters() if each.ndim == 2]

@@ -4,12 +4,10 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -22,13 +20,16 @@ from engine.errors import ConfigError, ModelNotFound, UnsupportedModel
 from engine.hardware import Card, Machine
 from engine.inference import onnx_folder
 from engine.inference.checkpoint import load_model, read_config
+from engine.inference.onnx_api import onnxruntime
 from engine.inference.onnx_graph import IDS, LOGITS, MASK, POSITIONS
+from engine.inference.weight_files import alone
 from engine.progress import Progress
 from engine.shape import ModelShape
 from engine.tools import bench_onnx
 from engine.tools import export_onnx as tool
 from engine.tools.export_onnx import export
 from tests.checkpoints import TEXT_TOKENS, change_config, quantize_gptq, quantize_int8, scores_of, write_checkpoint
+from tests.commands import call
 
 KEY, VALUE = "past_key_values.{}.key", "past_key_values.{}.value"
 
@@ -153,15 +154,12 @@ def test_every_form_becomes_every_precision_and_says_how_far_it_is_from_torch(tm
     assert onnx_folder.read(tmp_path / "out").precision == precision
 
 
-def test_the_tool_writes_a_line_of_json_last_and_draws_bars_elsewhere(tiny_checkpoint, tmp_path, monkeypatch, capsys):
-    arguments = [str(tiny_checkpoint), str(tmp_path / "out"), "--precision", "int4", "--group", "64"]
-    monkeypatch.setattr(sys, "argv", ["export_onnx", *arguments])
-    tool.main()
+def test_the_tool_writes_a_line_of_json_last_and_draws_bars_elsewhere(tiny_checkpoint, tmp_path, capsys):
+    call(tool, tiny_checkpoint, tmp_path / "out", "--precision", "int4", "--group", 64)
     told = capsys.readouterr()
-    result = json.loads(told.out.splitlines()[-1])
+    result = json.loads(told.out)  # nothing but that
     assert (result["precision"], result["compute"], result["out"]) == ("int4", "fp32", str(tmp_path / "out"))
     assert "writing" in told.err
-    assert len(told.out.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -420,3 +418,17 @@ def test_both_sides_of_the_bench_have_the_same_weights_in_int8(tiny_checkpoint):
     ours = rows.layers[0].qkv.weight * rows.layers[0].qkv.scale[:, None]
     assert torch.nn.functional.l1_loss(torchs.layers[0].qkv.weight().dequantize(), ours) < 1e-3
     assert type(torchs.head) is type(torchs.layers[0].qkv) is not type(wide.layers[0].qkv)
+
+
+def test_two_exports_do_not_write_into_one_folder(tiny_checkpoint, tmp_path):
+    out = tmp_path / "new" / "out"
+    with alone(out, beside=True), pytest.raises(ConfigError, match=r"Another run is writing into .*out'; wait"):
+        export(tiny_checkpoint, out, "fp32")
+    export(tiny_checkpoint, out, "fp32")
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_a_sentence(tiny_checkpoint, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot be written \(.*\); name another folder"):
+        export(tiny_checkpoint, tmp_path / "file" / "out", "fp32")

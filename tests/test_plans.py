@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from engine.tools import plans
 from tests.checkpoints import write_checkpoint
+from tests.commands import call
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -17,12 +17,11 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """What the tool prints, given these arguments."""
 
     def printed(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["plans", *arguments])
-        plans.main()
+        call(plans, *arguments)
         return capsys.readouterr().out
 
     return printed

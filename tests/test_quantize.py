@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 
 from engine import hardware
 from engine.backends.echo import EchoBackend
+from engine.config import Config
 from engine.errors import ConfigError, UnsupportedModel
 from engine.inference.checkpoint import load_model, read_config
 from engine.inference.held import Int4Held
 from engine.inference.int8 import Int8Rows
 from engine.inference.loader import load
 from engine.inference.tokenizer import ChatTokenizer
+from engine.inference.weight_files import alone
 from engine.shape import ModelShape
 from engine.tools import asking, gptq_run, perplexity
 from engine.tools import quantize as tool
@@ -28,7 +30,16 @@ from engine.tools.gptq_run import Settings
 from engine.tools.pairs import Pair
 from engine.tools.perplexity import Text
 from engine.tools.quantize import fixture_pairs, quantize, texts_of
-from tests.checkpoints import change_config, change_tensors, error, quantize_gptq, quantize_int8, scores_of
+from tests.checkpoints import (
+    SEVEN_B_CONFIG,
+    change_config,
+    change_tensors,
+    error,
+    quantize_gptq,
+    quantize_int8,
+    scores_of,
+)
+from tests.commands import call, refusal_of
 from tests.corpora import write_tests
 
 PAIRS = [Pair("test", "Good morning.", "早上好。", "zh"), Pair("test", "The cat sleeps.", "Le chat dort.", "fr")]
@@ -200,7 +211,7 @@ def test_a_run_that_was_cut_short_goes_on_and_another_begins_anew(folder, tmp_pa
     quantize(folder, tmp_path / "int4", SMALL, DRAWN)
     assert gptqmodel.runs == 1
     (tmp_path / "int4.partial").mkdir()
-    (tmp_path / "int4.partial" / "run.json").write_text("{}")
+    (tmp_path / "int4.partial" / tool.RUN).write_text("{}")
     quantize(folder, tmp_path / "int4", SMALL, DRAWN)
     assert gptqmodel.runs == 2
 
@@ -220,12 +231,12 @@ def test_what_gptqmodel_stumbles_on_is_said_in_a_sentence(folder, tmp_path, gptq
     assert not (tmp_path / "int4").exists()
 
 
-def test_a_full_disk_leaves_what_was_there_and_what_is_done_so_far(folder, tmp_path, gptqmodel, monkeypatch):
+def test_a_full_disk_leaves_what_was_there_and_what_is_done_so_far(folder, tmp_path, gptqmodel):
     quantize(folder, tmp_path / "int4", replace(SMALL, group=64), DRAWN)
     before = (tmp_path / "int4" / "model.safetensors").read_bytes()
     gptqmodel.fault = OSError(errno.ENOSPC, "No space left on device", "kept/objects/1")
     with pytest.raises(SystemExit, match=r"'kept/objects/1' cannot be written .*; make room, .* kept in int4\.partial"):
-        run(monkeypatch, folder, tmp_path / "int4", "--group", 32, "--device", "cpu")
+        call(tool, folder, tmp_path / "int4", "--group", 32, "--device", "cpu")
     assert (tmp_path / "int4" / "model.safetensors").read_bytes() == before
     assert (tmp_path / "int4.partial" / "before.json").exists()
 
@@ -257,20 +268,7 @@ def test_weights_that_are_no_good_are_refused_before_the_long_part(folder, tmp_p
 
 
 YIWEN = (ConfigError, UnsupportedModel, tool.YiwenError)
-SEVEN = ModelShape.read(
-    {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 128167,
-        "max_position_embeddings": 32768,
-        "tie_word_embeddings": True,
-        "dtype": "bfloat16",
-    }
-)
+SEVEN = ModelShape.read(SEVEN_B_CONFIG)
 
 
 def test_a_7b_takes_less_than_10_gb_of_a_card_and_20_of_memory():
@@ -388,15 +386,10 @@ def test_gptq_is_not_quantised_again(folder, tmp_path):
         quantize(folder, tmp_path / "out", SMALL, DRAWN)
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["quantize", *map(str, arguments)])
-    tool.main()
-
-
 def test_without_gptqmodel_the_tool_says_where_to_get_it(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gptqmodel", None)  # as if it were not installed
     with pytest.raises(SystemExit, match=r"environment of its own, and there pip install gptqmodel==7\.6\.0"):
-        run(monkeypatch, folder, tmp_path / "out", "--group", 32)
+        call(tool, folder, tmp_path / "out", "--group", 32)
 
 
 def test_scores_are_chrf2_by_set_and_direction_and_their_mean(tmp_path, monkeypatch):
@@ -407,10 +400,8 @@ def test_scores_are_chrf2_by_set_and_direction_and_their_mean(tmp_path, monkeypa
     assert chrf["mean"] == pytest.approx(sum(chrf[name] for name in directions) / 4, abs=0.01)
 
 
-def test_out_may_not_be_the_model(folder, monkeypatch, capsys):
-    with pytest.raises(SystemExit):
-        run(monkeypatch, folder, folder)
-    assert "keep the original and name another folder" in capsys.readouterr().err
+def test_out_may_not_be_the_model(folder, capsys):
+    assert "keep the original and name another folder" in refusal_of(capsys, tool, folder, folder)
 
 
 @pytest.mark.parametrize(
@@ -421,10 +412,8 @@ def test_out_may_not_be_the_model(folder, monkeypatch, capsys):
         (["--bits", "3"], "invalid choice: 3"),
     ],
 )
-def test_what_makes_no_sense_is_said_before_anything_is_quantised(folder, tmp_path, monkeypatch, capsys, options, said):
-    with pytest.raises(SystemExit):
-        run(monkeypatch, folder, tmp_path / "out", *options)
-    assert said in capsys.readouterr().err
+def test_what_makes_no_sense_is_said_before_anything_is_quantised(folder, tmp_path, capsys, options, said):
+    assert said in refusal_of(capsys, tool, folder, tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
 
@@ -435,11 +424,9 @@ def test_what_makes_no_sense_is_said_before_anything_is_quantised(folder, tmp_pa
         (["--device", "cuda:7"], "'cuda:7' is no device to quantise on here; take cpu"),
     ],
 )
-def test_what_is_not_there_is_said_before_anything_is_quantised(
-    folder, tmp_path, gptqmodel, monkeypatch, options, said
-):
+def test_what_is_not_there_is_said_before_anything_is_quantised(folder, tmp_path, gptqmodel, options, said):
     with pytest.raises(SystemExit, match=said):
-        run(monkeypatch, folder, tmp_path / "out", *options)
+        call(tool, folder, tmp_path / "out", *options)
     assert gptqmodel.runs == 0
 
 
@@ -454,9 +441,39 @@ def test_the_last_line_is_json_with_sizes_and_scores_before_and_after(folder, tm
     pairs = tmp_path / "pairs.en-fr.tsv"
     pairs.write_text("The cat sleeps.\tLe chat dort.\nYes.\tOui.\n", encoding="utf-8")
     options = ["--group", 32, "--calibration", pairs, "--evaluate", tmp_path, "--limit", 9, "--device", "cpu"]
-    run(monkeypatch, folder, tmp_path / "out", *options)
+    call(tool, folder, tmp_path / "out", *options)
     result = json.loads(capsys.readouterr().out)  # nothing but that
     assert result["chrf2"] == {"before": {"mean": 49.0}, "after": {"mean": 48.0}}
     assert asked == [(path, tmp_path, 9, tool.SETS, None) for path in (folder, tmp_path / "out")]
     assert (result["group"], result["act_order"], result["calibration_texts"]) == (32, False, 2)
     assert json.loads((tmp_path / "out" / tool.REPORT).read_text())["chrf2"] == result["chrf2"]
+
+
+def test_a_folder_of_the_users_own_is_not_taken_for_the_work(folder, tmp_path, gptqmodel):
+    work = tmp_path / "int4.partial"
+    work.mkdir()
+    (work / "thesis.txt").write_text("all of it")
+    with pytest.raises(ConfigError, match=r"int4\.partial', .* is there already and not of this tool; move it away"):
+        quantize(folder, tmp_path / "int4", SMALL, DRAWN)
+    assert (work / "thesis.txt").read_text() == "all of it"
+    assert gptqmodel.runs == 0
+
+
+def test_two_runs_do_not_work_for_one_folder(folder, tmp_path, gptqmodel):
+    with alone(tmp_path / "int4", beside=True), pytest.raises(SystemExit, match=r"Another run is writing into .*int4'"):
+        call(tool, folder, tmp_path / "int4", "--group", 32, "--device", "cpu")
+    assert gptqmodel.runs == 0
+
+
+def test_where_the_system_tells_no_peak_of_memory_the_run_goes_on(folder, tmp_path, gptqmodel, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    monkeypatch.setattr(tool, "sys", SimpleNamespace(platform="win32", stderr=sys.stderr))
+    assert quantize(folder, tmp_path / "int4", SMALL, DRAWN)["peak"] == {}
+
+
+def test_eight_bits_are_not_int4_and_are_not_quantised_again(folder):
+    quantize_gptq(folder, group_size=32, bits=8)
+    shape = ModelShape.read(read_config(folder), folder)
+    said = "not stored in INT4 but in gptq-int8; leave --precision out, or make a copy of its original weights in INT4"
+    with pytest.raises(UnsupportedModel, match=said):
+        hardware.plan(Config(devices="cpu", precision="int4"), shape, machine(64e9))

@@ -10,23 +10,9 @@ from engine.inference.model import ModelConfig
 from engine.tools.corpus import Mix
 from engine.tools.training import recipe
 from engine.tools.training.recipe import read_recipe, shape_of
+from tests.recipes import ADAMW
 
 OURS = sorted((Path(recipe.__file__).parents[1] / "recipes").glob("*.toml"))
-SOUND = """
-[data]
-rows = 1
-row_tokens = 64
-longest_example = 64
-label_share = 0.5
-[optimizer]
-kind = "adamw"
-adam_lr = 1e-3
-adam_betas = [0.9, 0.98]
-clip_norm = 1.0
-label_smoothing = 0.0
-warmup_steps = 1
-schedule = "cosine"
-"""
 
 
 def written(tmp_path, text):
@@ -42,7 +28,7 @@ def test_every_recipe_of_ours_is_sound(path):
 
 
 def test_a_recipe_is_what_differs_from_its_base(tmp_path):
-    base = read_recipe(written(tmp_path, SOUND))
+    base = read_recipe(written(tmp_path, ADAMW))
     (tmp_path / "other.toml").write_text('base = "recipe.toml"\n[optimizer]\nadam_lr = 1.0\n')
     assert read_recipe(tmp_path / "other.toml") == base | {"optimizer": base["optimizer"] | {"adam_lr": 1.0}}
 
@@ -51,22 +37,22 @@ def test_a_recipe_is_what_differs_from_its_base(tmp_path):
     ("text", "said"),
     [
         ("rows = [", "is not TOML"),
-        (SOUND + "[speed]\n", "has a section 'speed'; a recipe has card, data, mix, model, optimizer"),
-        (SOUND + "momentum = 1\n", r"says 'momentum' in \[optimizer\], which means nothing there"),
-        (SOUND + "[mix]\nsongs = 0.1\n", r"says 'songs' in \[mix\]"),
-        (SOUND.replace("rows = 1\n", ""), r"does not say rows in \[data\]"),
-        (SOUND.replace("adamw", "muon"), "does not say muon_lr, muon_weight_decay in .optimizer., for Muon"),
-        (SOUND.replace("cosine", "wsd"), "does not say decay_from"),
-        (SOUND.replace("cosine", "steps"), "says schedule = 'steps' in .optimizer.; it must be 'wsd' or 'cosine'"),
-        (SOUND.replace("rows = 1\n", 'rows = "eight"\n'), "says rows = 'eight' in .data.; it must be a whole number"),
-        (SOUND.replace("rows = 1\n", "rows = true\n"), "says rows = True"),
-        (SOUND.replace("[0.9, 0.98]", "[0.9]"), "it must be two numbers from 0 to below 1"),
-        (SOUND.replace("1e-3", "nan"), "says adam_lr = nan in .optimizer.; it must be a number above 0"),
-        (SOUND + "decay_from = 1.0\n", "says decay_from = 1.0"),
-        (SOUND + "[mix]\nlangs = { fr = -1 }\n", "it must be numbers by name"),
-        ("rows = 1\n" + SOUND, "says 'rows' outside of any section"),
-        ('base = "recipe.toml"\n' + SOUND, "has the base 'recipe.toml', which leads back to it"),
-        ('base = "none.toml"\n' + SOUND, r"none\.toml' cannot be read \(No such file or directory\); check the path"),
+        (ADAMW + "[speed]\n", "has a section 'speed'; a recipe has card, data, mix, model, optimizer"),
+        (ADAMW + "momentum = 1\n", r"says 'momentum' in \[optimizer\], which means nothing there"),
+        (ADAMW + "[mix]\nsongs = 0.1\n", r"says 'songs' in \[mix\]"),
+        (ADAMW.replace("rows = 2\n", ""), r"does not say rows in \[data\]"),
+        (ADAMW.replace("adamw", "muon"), "does not say muon_lr, muon_weight_decay in .optimizer., for Muon"),
+        (ADAMW.replace("cosine", "wsd"), "does not say decay_from"),
+        (ADAMW.replace("cosine", "steps"), "says schedule = 'steps' in .optimizer.; it must be 'wsd' or 'cosine'"),
+        (ADAMW.replace("rows = 2\n", 'rows = "eight"\n'), "says rows = 'eight' in .data.; it must be a whole number"),
+        (ADAMW.replace("rows = 2\n", "rows = true\n"), "says rows = True"),
+        (ADAMW.replace("[0.9, 0.98]", "[0.9]"), "it must be two numbers from 0 to below 1"),
+        (ADAMW.replace("2e-2", "nan"), "says adam_lr = nan in .optimizer.; it must be a number above 0"),
+        (ADAMW + "decay_from = 1.0\n", "says decay_from = 1.0"),
+        (ADAMW + "[mix]\nlangs = { fr = -1 }\n", "it must be numbers by name"),
+        ("rows = 1\n" + ADAMW, "says 'rows' outside of any section"),
+        ('base = "recipe.toml"\n' + ADAMW, "has the base 'recipe.toml', which leads back to it"),
+        ('base = "none.toml"\n' + ADAMW, r"none\.toml' cannot be read \(No such file or directory\); check the path"),
     ],
 )
 def test_what_is_no_recipe_is_one_sentence(tmp_path, text, said):

@@ -1,7 +1,6 @@
 """What is tested with has nothing of what is trained on."""
 
 import json
-import sys
 from itertools import pairwise
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from engine.errors import ConfigError
 from engine.tools import pairs, split
 from engine.tools.pairs import Pair
+from tests.commands import call, refusal_of, result_of
 
 
 def made(documents=20, lines=15):
@@ -53,12 +53,7 @@ def test_another_seed_splits_in_another_way():
     assert first == again != other
 
 
-def command(monkeypatch, *options):
-    monkeypatch.setattr(sys, "argv", ["split", *map(str, options)])
-    split.main()
-
-
-def test_the_command_writes_files_that_are_read_again(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_files_that_are_read_again(tmp_path, capsys):
     lines = [
         {
             "source_lang": "zh-TW",
@@ -70,8 +65,7 @@ def test_the_command_writes_files_that_are_read_again(tmp_path, monkeypatch, cap
         for n in range(30)
     ]
     (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    command(monkeypatch, tmp_path / "all.jsonl", "--out", tmp_path / "out", "--test", "0.2")
-    told = json.loads(capsys.readouterr().out)
+    told, _ = result_of(capsys, split, tmp_path / "all.jsonl", "--out", tmp_path / "out", "--test", "0.2")
     assert told["files"] == ["train.zh-hant-en.tsv", "test.zh-hant-en.tsv"]
     train, test = (list(pairs.read(tmp_path / "out" / name)) for name in told["files"])
     assert (len(train), len(test)) == (told["train"], told["test"]) == (24, 6)
@@ -79,11 +73,9 @@ def test_the_command_writes_files_that_are_read_again(tmp_path, monkeypatch, cap
     assert {pair.second for pair in train + test} == {f"Line {n}." for n in range(30)}
 
 
-def test_what_cannot_be_split_is_one_sentence(tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_split_is_one_sentence(tmp_path, capsys):
     with pytest.raises(ConfigError, match="1 different pairs give 1 to train on and 0 to test with; give more pairs"):
         split.split(made()[:1], 0.5, 1)
     with pytest.raises(SystemExit, match="There is no file or folder"):
-        command(monkeypatch, tmp_path / "nowhere.tsv", "--out", tmp_path, "--test", "0.2")
-    with pytest.raises(SystemExit):
-        command(monkeypatch, tmp_path, "--out", tmp_path, "--test", "1.5")
-    assert "--test: give a share below 1" in capsys.readouterr().err
+        call(split, tmp_path / "nowhere.tsv", "--out", tmp_path, "--test", "0.2")
+    assert "--test: give a share below 1" in refusal_of(capsys, split, tmp_path, "--out", tmp_path, "--test", "1.5")

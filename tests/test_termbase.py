@@ -535,6 +535,13 @@ def test_an_entity_is_never_followed(declared, encoding):
         read("a.tbx", f"<!DOCTYPE martif [{declared}]><martif>{entry}</martif>".encode(encoding))
 
 
+def test_an_entity_of_a_dtd_that_is_not_fetched_stays_as_it_is_written():
+    entry = "<termEntry>&a;<langSet xml:lang='en'>&b;<tig><term>one&c;</term></tig></langSet>{}</termEntry>"
+    body = f"<text><body>{entry.format(BODY.format('uno').replace('en', 'es'))}</body></text>"
+    found = read("a.tbx", f"<!DOCTYPE martif SYSTEM 'TBX.dtd'><martif>{body}</martif>".encode(), "en", "es")
+    assert found.terms == (Term("one&c;", "uno"),)
+
+
 def test_too_many_terms_are_counted():
     table = "".join(f"term {number},{number}\n" for number in range(MAX_TERMS + 7))
     with pytest.raises(GlossaryTooLarge, match="50,007 terms; 50,000 is the most"):

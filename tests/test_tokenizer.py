@@ -209,3 +209,13 @@ def test_special_tokens_that_the_model_says_are_not_shown(chat, plain, layout):
         "a",
         "",
     ]
+
+
+@pytest.mark.parametrize("declared", [{"a": 1}, "</s>", True, [1, "2"]])
+@pytest.mark.parametrize("name", ["eos_token_id", "bos_token_id", "pad_token_id"])
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_a_token_that_is_no_number_is_said_so(tmp_path, file, name, declared):
+    write_tokenizer(tmp_path, SMALL)
+    write_json(tmp_path / file, {"architectures": ["HunYuanDenseV1ForCausalLM"], name: declared})
+    with pytest.raises(UnsupportedModel, match=rf"{file}' says {name} .*; it must be a whole number or a list of such"):
+        ChatTokenizer(tmp_path)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import resource
 import shutil
 import signal
@@ -27,35 +26,15 @@ from engine.tools.training import judging, precision, state
 from engine.tools.training.optimizers import learning_rate
 from engine.tools.training.packing import Encoder
 from engine.types import Prompt
-from tests.checkpoints import SEVEN_B, write_tokenizer
-from tests.corpora import write_corpus, write_tests
+from tests.commands import call, refusal_of, result_of
+from tests.recipes import write_workshop
 
 ROOT = Path(__file__).parents[1]
-RECIPE = """
+MUON = """
 [card]
 name = "tiny"
 licence = "none"
 segment_tokens = 24
-
-[model]
-vocab_size = {vocabulary}
-hidden_size = 64
-intermediate_size = 64
-layers = 2
-heads = 4
-kv_heads = 2
-head_dim = 8
-rope_base = 10_000.0
-rms_norm_eps = 1e-5
-max_positions = 512
-dropout = 0.1
-
-[data]
-langs = ["fr", "zh"]
-rows = 2
-row_tokens = 512
-longest_example = 400
-label_share = 0.5
 
 [mix]
 marks = 0.1
@@ -67,11 +46,7 @@ join = 0.1
 kind = "muon"
 muon_lr = 2e-2
 muon_weight_decay = 0.0
-adam_lr = 2e-2
-adam_betas = [0.9, 0.98]
-clip_norm = 1.0
 label_smoothing = 0.05
-warmup_steps = 5
 schedule = "wsd"
 decay_from = 0.2
 """
@@ -79,12 +54,7 @@ decay_from = 0.2
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("train")
-    vocabulary = write_tokenizer(folder / "tokenizer", SEVEN_B, real_ids=False)
-    write_corpus(folder / "corpus", times=4)
-    write_tests(folder / "test")
-    (folder / "recipe.toml").write_text(RECIPE.format(vocabulary=vocabulary))
-    return folder
+    return write_workshop(tmp_path_factory.mktemp("train"), MUON)
 
 
 def words(folder, out, *options):
@@ -93,14 +63,13 @@ def words(folder, out, *options):
     return [*places, *fixed, "--precision=fp32", "--log-every=5", "--judge-every=1000", *options]
 
 
+def command(folder, *options):
+    call(tool, *words(folder, "out", *options))
+
+
 def run(folder, out, steps, *options):
     """The summary of a run up to step `steps`."""
     return tool.train(words(folder, out, f"--steps={steps}", *options))
-
-
-def command(folder, monkeypatch, *options):
-    monkeypatch.setattr(sys, "argv", ["train", *words(folder, "out", *options)])
-    tool.main()
 
 
 def spoil_weights(place, value):
@@ -175,15 +144,13 @@ def test_a_checkpoint_is_fine_tuned_without_a_recipe_and_keeps_what_it_says_of_i
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_told_before_training(folder, tmp_path):
-    text = (folder / "recipe.toml").read_text()
-    (tmp_path / "recipe.toml").write_text(re.sub("vocab_size = .*", "vocab_size = 50", text))
+    (tmp_path / "recipe.toml").write_text(f'base = "{folder / "recipe.toml"}"\n[model]\nvocab_size = 50\n')
     with pytest.raises(ConfigError, match=r"The tokenizer's ids go up to \d+, and the model has 50 of them"):
         run(folder, "few ids", 1, f"--recipe={tmp_path / 'recipe.toml'}")
 
 
 def test_examples_longer_than_the_models_positions_are_told_before_training(folder, tmp_path):
-    text = (folder / "recipe.toml").read_text()
-    (tmp_path / "recipe.toml").write_text(text.replace("max_positions = 512", "max_positions = 128"))
+    (tmp_path / "recipe.toml").write_text(f'base = "{folder / "recipe.toml"}"\n[model]\nmax_positions = 128\n')
     with pytest.raises(ConfigError, match=r"may have 400 tokens, and the model has 128 positions"):
         run(folder, "few positions", 1, f"--recipe={tmp_path / 'recipe.toml'}")
 
@@ -198,10 +165,10 @@ def test_examples_longer_than_the_models_positions_are_told_before_training(fold
     ],
     ids=["NaN", "pickles", "another architecture", "no size"],
 )
-def test_what_cannot_be_gone_on_from_is_one_sentence(folder, trained, monkeypatch, tmp_path, spoil, said):
+def test_what_cannot_be_gone_on_from_is_one_sentence(folder, trained, tmp_path, spoil, said):
     spoil(place := shutil.copytree(folder / "trained", tmp_path / "spoilt"))
     with pytest.raises(SystemExit, match=said) as raised:
-        command(folder, monkeypatch, "--steps=1", f"--start={place}")
+        command(folder, "--steps=1", f"--start={place}")
     assert "\n" not in str(raised.value)
 
 
@@ -234,23 +201,23 @@ def test_a_model_of_another_shape_is_not_gone_on_from(folder, tiny_checkpoint):
         (["--start=nowhere"], "There is no model folder 'nowhere'"),
     ],
 )
-def test_what_is_not_there_is_one_sentence(folder, monkeypatch, options, said):
+def test_what_is_not_there_is_one_sentence(folder, options, said):
     with pytest.raises(SystemExit, match=said) as raised:
-        command(folder, monkeypatch, "--steps=1", *options)
+        command(folder, "--steps=1", *options)
     assert "\n" not in str(raised.value)
 
 
-def test_a_corpus_of_one_column_is_one_sentence_also_from_a_worker(folder, monkeypatch, tmp_path):
+def test_a_corpus_of_one_column_is_one_sentence_also_from_a_worker(folder, tmp_path):
     (tmp_path / "bad.en-fr.tsv").write_text("only one side\n" * 3)
     with pytest.raises(SystemExit, match=r"bad\.en-fr\.tsv") as raised:
-        command(folder, monkeypatch, "--steps=1", f"--corpus={tmp_path}", "--workers=1")
+        command(folder, "--steps=1", f"--corpus={tmp_path}", "--workers=1")
     assert "Traceback" not in str(raised.value)
 
 
-def test_an_empty_development_set_is_one_sentence(folder, monkeypatch, tmp_path):
+def test_an_empty_development_set_is_one_sentence(folder, tmp_path):
     (tmp_path / "dev.en-fr.tsv").write_text("")
     with pytest.raises(SystemExit, match=r"dev\.en-fr\.tsv"):
-        command(folder, monkeypatch, "--steps=1", f"--dev={tmp_path / 'dev.en-fr.tsv'}")
+        command(folder, "--steps=1", f"--dev={tmp_path / 'dev.en-fr.tsv'}")
 
 
 @pytest.mark.parametrize(
@@ -267,13 +234,12 @@ def test_an_empty_development_set_is_one_sentence(folder, monkeypatch, tmp_path)
         (["--steps=1", "--lora=2", "--int4=32", "--start=x"], "give one of the two"),
         (["--minutes=1", "--compare=fp32,bf16"], "--compare takes the same steps in each precision"),
         (["--steps=1", "--seed=-1"], "is not a whole number from 0 on"),
+        (["--steps=1", f"--seed={2**64}"], "is not a whole number from 0 to 9223372036854775807"),
         (["--steps=1", "--compare=fp32,fp8"], "'fp8' is no precision"),
     ],
 )
-def test_what_makes_no_sense_is_one_sentence(folder, monkeypatch, capsys, options, said):
-    with pytest.raises(SystemExit):
-        command(folder, monkeypatch, *options)
-    assert said in capsys.readouterr().err
+def test_what_makes_no_sense_is_one_sentence(folder, capsys, options, said):
+    assert said in refusal_of(capsys, tool, *words(folder, "out", *options))
 
 
 def test_training_with_rounded_weights_learns_and_writes_an_int4_checkpoint_that_speaks(folder, trained):
@@ -283,6 +249,20 @@ def test_training_with_rounded_weights_learns_and_writes_an_int4_checkpoint_that
     backend = LocalBackend.load(Config(model=str(folder / "rounded"), devices="cpu", max_concurrent=1))
     assert backend.info.precision == "gptq-int4"
     assert asyncio.run(speak(backend, Prompt("Translate: the library", "the library", 8, GREEDY)))[-1].finish
+
+
+def test_rounded_weights_stay_closer_to_the_model_they_were_with_it_as_their_teacher(folder, trained):
+    """Than by the texts alone, which lead further away from it as they are learnt."""
+    start = f"--start={folder / 'trained'}"
+    taught = run(folder, "taught", 10, start, "--int4=32", f"--teacher={folder / 'trained'}")
+    alone = run(folder, "alone", 10, start, "--int4=32")
+    before = trained["curve"][-1]["dev_loss"]
+    assert abs(taught["dev_loss"] - before) < abs(alone["dev_loss"] - before)
+
+
+def test_a_teacher_with_other_tokens_is_told_before_training(folder, tiny_checkpoint):
+    with pytest.raises(ConfigError, match="has other tokens than the model in training; give one with the same"):
+        run(folder, "strange", 1, f"--teacher={tiny_checkpoint}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -367,14 +347,14 @@ def test_without_a_state_it_begins_at_the_beginning(folder, capfd):
     assert "there is no state to go on from" in capfd.readouterr().err
 
 
-def test_when_the_disk_is_full_the_last_state_stays(folder, monkeypatch):
+def test_when_the_disk_is_full_the_last_state_stays(folder):
     run(folder, "full", 3, "--save-minutes=0.00001")
     before = {path.name: path.read_bytes() for path in (folder / "full" / "state").iterdir()}
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(SystemExit, match=r"could not be \(File too large\); the last state stays"):
-            command(folder, monkeypatch, "--steps=6", "--resume", "--save-minutes=0.00001", f"--out={folder / 'full'}")
+            command(folder, "--steps=6", "--resume", "--save-minutes=0.00001", f"--out={folder / 'full'}")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
     assert {path.name: path.read_bytes() for path in (folder / "full" / "state").iterdir()} == before
@@ -405,23 +385,22 @@ def test_a_step_that_overflows_is_skipped_and_the_scale_halved(folder, monkeypat
     assert "Infinity" not in (folder / "scaled" / "training.json").read_text()  # that is no JSON
 
 
-def test_pure_fp16_stops_where_its_second_moments_were_rounded_to_zero(folder, monkeypatch, capsys):
+def test_pure_fp16_stops_where_its_second_moments_were_rounded_to_zero(folder, capsys):
     with pytest.raises(SystemExit, match=r"stopped at step 2: .*the weights of .* are no longer finite"):
-        command(folder, monkeypatch, "--steps=5", "--precision=fp16")
+        command(folder, "--steps=5", "--precision=fp16")
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["diverged"]
     assert result["squares_lost"] > 0
     assert not (folder / "out" / "model.safetensors").exists()
 
 
-def test_precisions_are_compared_side_by_side(folder, monkeypatch, capfd):
-    command(folder, monkeypatch, "--steps=2", "--compare=fp32,bf16")
-    told = capfd.readouterr()
-    runs = json.loads(told.out.splitlines()[-1])["runs"]
+def test_precisions_are_compared_side_by_side(folder, capfd):
+    result, told = result_of(capfd, tool, *words(folder, "out", "--steps=2", "--compare=fp32,bf16"))
+    runs = result["runs"]
     assert abs(runs["fp32"]["train_loss"] - runs["bf16"]["train_loss"]) < 0.05
     table = (folder / "out" / "compare.md").read_text()
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["fp32", "bf16"]
-    assert table in told.err
+    assert table in told
 
 
 def test_two_processes_train_one_model(folder):

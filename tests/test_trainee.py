@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from engine.inference.model import HunYuanDense, ModelConfig
 from engine.tools import corpus
 from engine.tools.training import stepper, trainee
-from engine.tools.training.packing import Encoder, collate
+from engine.tools.training.packing import IGNORED, Encoder, collate
 from engine.tools.training.precision import PRECISIONS, best_for, underflow
 from engine.tools.training.stepper import Diverged, Stepper
 from engine.tools.training.trainee import PackedAttention, Trainee, initialise
@@ -35,9 +35,9 @@ def model_of(material):
     return model.train()
 
 
-def trained(material, anew=False, rows=1, precision="fp32"):
+def trained(material, anew=False, rows=1, precision="fp32", teacher=None):
     attend = PackedAttention(rows, WIDTH, torch.device("cpu"))
-    return Trainee(model_of(material), attend, 0.05, PRECISIONS[precision].compute, anew)
+    return Trainee(model_of(material), attend, 0.05, PRECISIONS[precision].compute, anew, teacher)
 
 
 def gradients(one, batch):
@@ -80,6 +80,37 @@ def test_a_head_in_chunks_has_the_same_loss_and_gradients(material, monkeypatch)
     monkeypatch.setattr(trainee, "CHUNK_SCORES", 1)
     chunked = gradients(trained(material), batch)
     assert all(torch.allclose(whole[name], chunked[name], rtol=1e-4, atol=1e-5) for name in whole)
+
+
+def test_with_a_teacher_what_is_descended_is_the_distance_from_its_probabilities(material, monkeypatch):
+    """As torch reckons it, over target tokens; without a part of the teacher among what is trained."""
+    batch = collate([material.examples], WIDTH, WIDTH)
+    teacher = model_of(material).requires_grad_(False)
+    with torch.no_grad():
+        teacher.layers[0].down.weight.mul_(20)
+    one, alone = trained(material, teacher=teacher), trained(material)
+    one.attend.set(batch["documents"])
+    alone.attend.set(batch["documents"])
+    counted = batch["labels"] != IGNORED
+    with torch.no_grad():
+        known, learnt = (
+            each(batch["ids"], batch["positions"], one.attend, torch.float32).flatten(0, 1)[batch["places"]]
+            for each in (teacher, one.model)
+        )
+        scores = [one.model.logits(hidden)[counted].log_softmax(-1) for hidden in (learnt, known)]
+    distance = torch.nn.functional.kl_div(*scores, reduction="sum", log_target=True)
+    found = one(batch).detach()
+    assert float(found[0]) == pytest.approx(float(distance), rel=1e-4)
+    assert float(found[1]) == float(alone(batch)[1].detach())
+    assert one.state_dict().keys() == alone.state_dict().keys()
+    monkeypatch.setattr(trainee, "CHUNK_SCORES", 1)
+    assert float(one(batch)[0].detach()) == pytest.approx(float(distance), rel=1e-4)
+
+
+def test_a_model_that_is_its_own_teacher_has_nothing_to_learn(material):
+    batch = collate([material.examples], WIDTH, WIDTH)
+    found = gradients(trained(material, teacher=model_of(material)), batch)
+    assert max(float(each.abs().max()) for each in found.values()) < 1e-4
 
 
 def test_batches_gathered_into_one_update_are_one_large_batch(material):

@@ -1,12 +1,10 @@
 """Training a tokenizer from pairs of texts."""
 
-import json
-import sys
-
 import pytest
 
 from engine.inference.tokenizer import ChatTokenizer
 from engine.tools import tokenizer
+from tests.commands import call, result_of
 from tests.corpora import write_corpus
 
 
@@ -15,17 +13,15 @@ def fewer_templates(monkeypatch):
     monkeypatch.setattr(tokenizer, "TEMPLATE_TIMES", 2)  # a corpus as small as this would be lost among more
 
 
-def command(monkeypatch, folder, *options):
-    given = ["tokenizer", f"--corpus={folder / 'corpus'}", f"--out={folder / 'out'}", *options]
-    monkeypatch.setattr(sys, "argv", given)
-    tokenizer.main()
+def places(folder):
+    return f"--corpus={folder / 'corpus'}", f"--out={folder / 'out'}"
 
 
-def test_a_tokenizer_is_trained_on_every_language_of_the_corpus(tmp_path, monkeypatch, capsys):
+def test_a_tokenizer_is_trained_on_every_language_of_the_corpus(tmp_path, capsys):
     write_corpus(tmp_path / "corpus", times=99)
     (tmp_path / "corpus" / "more.ja-ko.tsv").write_text("図書館です。\t도서관입니다.\n" * 99, encoding="utf-8")
-    command(monkeypatch, tmp_path, "--vocabulary=900")
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["vocabulary"] == 900
+    result, _ = result_of(capsys, tokenizer, *places(tmp_path), "--vocabulary=900")
+    assert result["vocabulary"] == 900
     chat = ChatTokenizer(tmp_path / "out")
     assert chat.count("<s1>") == chat.count("</target>") == 1
     for said in ("図書館", "도서관입니다", " serveur", " database"):
@@ -41,7 +37,7 @@ def test_a_tokenizer_is_trained_on_every_language_of_the_corpus(tmp_path, monkey
         (["--langs=fr,de"], "no pairs of de; leave out"),
     ],
 )
-def test_what_cannot_be_trained_is_one_sentence(tmp_path, monkeypatch, options, sentence):
+def test_what_cannot_be_trained_is_one_sentence(tmp_path, options, sentence):
     write_corpus(tmp_path / "corpus", times=99)
     with pytest.raises(SystemExit, match=sentence):
-        command(monkeypatch, tmp_path, *options)
+        call(tokenizer, *places(tmp_path), *options)

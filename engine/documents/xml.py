@@ -1,20 +1,27 @@
 """XML as places in its source, read safely: no entity, no DTD, no network. It knows vocabularies by name alone.
 
 Expat says whether a part is well formed; tags are then found in the text, so that an element is a span of it. Only the
-elements asked for are built, one after the other: a part of 100 MB costs no tree of 100 MB.
+elements asked for are built, one after the other: a part of 100 MB costs no tree of 100 MB. What is never written back
+is a stream of lxml's elements.
 """
 
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from html import unescape
+from typing import Protocol
 from xml.parsers import expat
+
+from lxml import etree
 
 from engine.documents.encoding import Decoded, decode
 from engine.errors import BadDocument
 
 MOST_NESTED = 256  # libxml2 stops there, and with it most other readers
 MOST_ELEMENTS = 1_000_000  # in one element that is asked for: some 300 MB of nodes
+
+LANG = "{http://www.w3.org/XML/1998/namespace}lang"  # xml:lang, as lxml calls it
+DAMAGED = (etree.LxmlError, LookupError)  # what `streamed` raises; the latter: an encoding that is none
 
 _OFFICE = "http://schemas.openxmlformats.org/"
 _STRICT = "http://purl.oclc.org/ooxml/"  # ISO/IEC 29500 Strict
@@ -51,6 +58,10 @@ _ATTRIBUTE = re.compile(r"""\s(?:[^\s=:]+:)?([^\s=:]+)\s*=\s*(?:"([^"]*)"|'([^']
 _UNTAGGED = re.compile(r"<!--.*?-->|<\?.*?\?>|<!\[CDATA\[(?P<characters>.*?)\]\]>", re.DOTALL)
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production 2
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"})
+
+
+class Readable(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 @dataclass(slots=True)
@@ -176,6 +187,35 @@ def text_of(part: Part, node: Node) -> str:
     if "\r" in written:
         written = written.replace("\r\n", "\n").replace("\r", "\n")
     return unescape(written) if "&" in written else written
+
+
+def streamed(file: Readable, names: Collection[str]) -> Iterator[etree._Element]:
+    """The root, of which only attributes are there yet, and each element within, which is gone after its turn; both
+    where their names are among these, in any namespace. Raises `DAMAGED`. A DTD may be named, and is never fetched."""
+    following = etree.iterparse(
+        file,
+        events=("start", "end"),
+        tag=[f"{{*}}{name}" for name in names],
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+    )
+    for event, element in following:
+        if event == "start" and element.getparent() is None:
+            yield element
+        elif event == "end" and element.getparent() is not None:
+            yield element
+            element.clear()
+            while (before := element.getprevious()) is not None:
+                element.getparent().remove(before)
+
+
+def local_name(element: etree._Element) -> str:
+    """Without its namespace. What stands for an entity is no element to us, and has none."""
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 
 def escaped(text: str) -> str:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.errors import ConfigError, UnsupportedModel
 from engine.inference.kv_cache import PAGE_TOKENS, Table
+from engine.inference.onnx_api import onnxruntime
 from engine.inference.onnx_graph import IDS, KINDS, LOGITS, MASK, POSITIONS, Graph, past, present
 from engine.inference.runner import Chosen, Chunk
 from engine.inference.sampler import LENGTH, Sampler

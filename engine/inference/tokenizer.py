@@ -7,6 +7,7 @@ that a user types are plain text: they never steer the model. Marks alone, where
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers.decoders import DecodeStream
@@ -16,6 +17,7 @@ from engine.errors import ModelNotFound, UnsupportedModel
 
 _SLOT = "\u2063yiwen\u2063"  # stands for the user's words while the template is rendered
 _MARK = re.compile(r"</?(?:source|target|s[0-9]+)>")
+_TOKENS = ("eos_token_id", "bos_token_id", "pad_token_id")
 # Ends of a turn besides the declared one, looked up by name: llama.cpp's end-of-generation list for HunYuan
 _END_NAMES = ("<|endoftext|>", "<|eos|>", "<|extra_5|>", "<｜hy_place▁holder▁no▁2｜>")
 
@@ -33,6 +35,8 @@ class ChatTokenizer:
             self.tokenizer = reader.backend_tokenizer
             ends = _declared_ends(folder)
             self.begin_id, self.end_id, self.pad_id = reader.bos_token_id, reader.eos_token_id, reader.pad_token_id
+        except UnsupportedModel:
+            raise
         except Exception as error:  # the reader in Rust raises bare ones, Jinja and transformers each their own
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise UnsupportedModel(f"The tokenizer in {str(folder)!r} cannot be read ({reason}).") from error
@@ -88,8 +92,18 @@ class StreamDecoder:
 def _declared_ends(folder: Path) -> list[int]:
     """`eos_token_id` of generation_config.json and config.json; each a number or a list."""
     ends: list[int] = []
-    for name in ("generation_config.json", "config.json"):
-        if (folder / name).exists():
-            declared = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
-            ends += declared if isinstance(declared, list) else [declared] if declared is not None else []
+    for file in (folder / "generation_config.json", folder / "config.json"):
+        if file.exists():
+            declared = json.loads(file.read_text(encoding="utf-8"))
+            ids = {name: _ids(file, name, declared.get(name)) for name in _TOKENS}
+            ends += ids["eos_token_id"]
     return ends
+
+
+def _ids(file: Path, name: str, declared: object) -> list[int]:
+    ids: list[Any] = declared if isinstance(declared, list) else [] if declared is None else [declared]
+    if any(type(id) is not int for id in ids):
+        raise UnsupportedModel(
+            f"{str(file)!r} says {name} {str(declared)[:40]!r}; it must be a whole number or a list of such."
+        )
+    return ids

@@ -102,8 +102,7 @@ def write(
     files, file_of, index = _split(forms, shard_bytes)
     stage = folder / WRITING
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder), _removed_if_failed(stage, resumed is not None):
+        with alone(folder), _removed_if_failed(stage, resumed is not None):
             _finish(folder)
             kept = _kept(stage, files, resumed)
             _check_room(folder, sum(file.size for name, file in files.items() if name not in kept))
@@ -128,21 +127,34 @@ def write(
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two that write into one folder would remove each other's files. What a killed one locked is free again."""
-    lock = FileLock(folder / LOCK)
+def alone(folder: Path, beside: bool = False) -> Iterator[None]:
+    """Two that write into one folder would remove each other's files. What a killed one locked is free again. `folder`
+    is made, and if nothing comes of it, it goes again; `beside`: the one around it, for a folder that is replaced.
+
+    Raises `ConfigError` where another writes there, and `OSError`.
+    """
+    file = folder.with_name(f".{folder.name}{LOCK}") if beside else folder / LOCK
+    lock = FileLock(file)
+    made = [each for each in file.parents if not each.exists()]
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ConfigError(
-            f"Another run is writing into {str(folder)!r}; wait until it is done, or name another folder."
-        ) from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows removes no open file, but this one by itself once it is released
-            (folder / LOCK).unlink()
-        lock.release()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise ConfigError(
+                f"Another run is writing into {str(folder)!r}; wait until it is done, or name another folder."
+            ) from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no open file, but this one by itself once it is released
+                file.unlink()
+            lock.release()
+    except BaseException:
+        with suppress(OSError):  # what has something in it stays
+            for each in made:
+                each.rmdir()
+        raise
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from lxml import etree
 
-from engine.documents.xml import escaped
+from engine.documents.xml import DAMAGED, LANG, escaped, local_name, streamed
 from engine.errors import GlossaryError, GlossaryTooLarge
 from engine.languages import UNSPACED_LETTERS
 from engine.termbase.entries import MAX_TERMS, Imported, Problem, Row, language_of, pair_of, sound
@@ -30,7 +30,6 @@ MOST_CHARACTERS = 100
 LETTERS_PER_WORD = 3  # in scripts without spaces: Chinese words have two, Thai ones four or five
 MOST_TAGS = 3_000_000  # some 600 MB in the reader, if they all stand in one entry; 50,000 entries have 1,500,000
 
-_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
 _SENTENCE_END = re.compile(r"[!?…。！？｡।؟۔။།]|\.\s|\s.*\.$", re.DOTALL)
 _PREFERRED = ("preferred", "standardized", "recommended")  # as values of administrativeStatus begin
@@ -65,10 +64,10 @@ def read_tbx(data: bytes, source_lang: str, target_lang: str) -> Imported:
     first = ""
     entries = []
     for element in _elements(data, ("martif", "tbx", "TBX"), ("termEntry", "conceptEntry")):
-        if _local(element) in ("termEntry", "conceptEntry"):
+        if local_name(element) in ("termEntry", "conceptEntry"):
             entries.append(_concept(element))
         else:
-            first = language_of(element.get(_LANG, ""))
+            first = language_of(element.get(LANG, ""))
     pair = _pair(entries, source_lang, target_lang, first)
     terms, problems = sound(row for number, entry in enumerate(entries, 1) for row in _rows(number, entry, *pair))
     return Imported(terms, problems, *pair)
@@ -79,7 +78,7 @@ def read_tmx(data: bytes, source_lang: str, target_lang: str) -> Imported:
     first = ""
     entries = []
     for element in _elements(data, ("tmx",), ("header", "tu")):
-        if _local(element) == "tu":
+        if local_name(element) == "tu":
             entries.append(_unit(element))
         else:
             first = language_of(element.get("srclang", "")) or first
@@ -118,10 +117,7 @@ def _section(lang: str, term: str, about: str) -> str:
 
 
 def _elements(data: bytes, roots: Sequence[str], names: Sequence[str]) -> Iterator[etree._Element]:
-    """The root, of which only attributes are there yet, and each element of these names, which is gone after its turn.
-
-    Raises `GlossaryError`. A DTD may be named, as TBX of 2008 does, and is never fetched.
-    """
+    """The root's start and each element of these names. Raises `GlossaryError`. TBX of 2008 may name its DTD."""
     plain = data.replace(b"\0", b"")  # of UTF-16
     if b"<!ENTITY" in plain:
         raise GlossaryError(
@@ -131,27 +127,10 @@ def _elements(data: bytes, roots: Sequence[str], names: Sequence[str]) -> Iterat
         raise GlossaryTooLarge(
             f"The file has some {tags // 2:,} elements; {MAX_TERMS:,} terms are the most. Send it in parts."
         )
-    following = etree.iterparse(
-        io.BytesIO(data.lstrip(b" \t\r\n")),  # before its declaration XML may have none
-        events=("start", "end"),
-        tag=[f"{{*}}{name}" for name in (*roots, *names)],
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        huge_tree=False,
-        remove_comments=True,
-        remove_pis=True,
-    )
+    file = io.BytesIO(data.lstrip(b" \t\r\n"))  # before its declaration XML may have none
     try:
-        for event, element in following:
-            if event == "start" and element.getparent() is None:
-                yield element
-            elif event == "end" and element.getparent() is not None:
-                yield element
-                element.clear()
-                while (before := element.getprevious()) is not None:
-                    element.getparent().remove(before)
-    except (etree.LxmlError, LookupError) as error:  # the latter: an encoding that is none
+        yield from streamed(file, (*roots, *names))
+    except DAMAGED as error:
         raise GlossaryError(
             f"The XML is damaged: {str(error)[:200]}. Open the file where it was made, save it anew and send that."
         ) from error
@@ -160,12 +139,12 @@ def _elements(data: bytes, roots: Sequence[str], names: Sequence[str]) -> Iterat
 def _concept(element: etree._Element) -> _Entry:
     entry = _Entry()
     for part in element:
-        if _local(part) not in ("langSet", "langSec"):
+        if local_name(part) not in ("langSet", "langSec"):
             entry.definition = entry.definition or _definition(part)
             continue
-        code = language_of(part.get(_LANG, ""))
+        code = language_of(part.get(LANG, ""))
         for section in part if code else ():
-            if _local(section) in ("tig", "ntig", "termSec"):
+            if local_name(section) in ("tig", "ntig", "termSec"):
                 entry.names.setdefault(code, []).append(_name(section))
             else:
                 entry.definition = entry.definition or _definition(section)
@@ -213,8 +192,8 @@ def _rows(number: int, entry: _Entry, source_lang: str, target_lang: str) -> Ite
 def _unit(element: etree._Element) -> _Entry:
     entry = _Entry()
     for part in element:
-        if _local(part) == "tuv" and (code := language_of(part.get(_LANG, part.get("lang", "")))):
-            segment = next((inner for inner in part if _local(inner) == "seg"), None)
+        if local_name(part) == "tuv" and (code := language_of(part.get(LANG, part.get("lang", "")))):
+            segment = next((inner for inner in part if local_name(inner) == "seg"), None)
             term = segment is not None and len(segment) == 0 and _is_term(text := _text(segment))
             entry.names.setdefault(code, []).append(_Name(text if term else ""))
     return entry
@@ -255,8 +234,4 @@ def _text(element: etree._Element) -> str:
 
 def _kind(element: etree._Element) -> str:
     """The category of what is said: in the style "dca" an attribute, in "dct" the element's own name."""
-    return element.get("type") or _local(element)
-
-
-def _local(element: etree._Element) -> str:
-    return element.tag.rpartition("}")[2]
+    return element.get("type") or local_name(element)

@@ -2,6 +2,8 @@
 
 from argparse import ArgumentTypeError
 
+LARGEST_SEED = 2**63 - 1  # torch takes 64 bits, and each process counts on from it
+
 
 def count(given: str) -> int:
     """A whole number from 1 on."""
@@ -14,6 +16,13 @@ def whole(given: str) -> int:
     """A whole number from 0 on."""
     if not given.isascii() or not given.isdigit():
         raise ArgumentTypeError(f"{given!r} is not a whole number from 0 on")
+    return int(given)
+
+
+def seed(given: str) -> int:
+    """A whole number that torch's random numbers can begin with."""
+    if whole(given) > LARGEST_SEED:
+        raise ArgumentTypeError(f"{given[:40]!r} is not a whole number from 0 to {LARGEST_SEED}")
     return int(given)
 
 

@@ -1,20 +1,22 @@
 """Asks a model all its questions, and keeps the answers in a file as they come, so that a run cut off can go on.
 
 A record says what was asked of which model, as a digest: so what another model, another glossary or another precision
-has answered is never taken for this one's. Knows no scores.
+has answered is never taken for this one's, nor what other weights in the same folder have. Knows no scores.
 """
 
 import argparse
 import asyncio
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from engine.backends.base import Backend
+from engine.backends.select import EMBEDDED, EMBEDDED_FOLDER
 from engine.errors import ConfigError
 from engine.tools import asking
 from engine.tools.evaluate_questions import Answer, Ask, Question, answer_of
@@ -22,6 +24,7 @@ from engine.tools.evaluate_questions import Answer, Ask, Question, answer_of
 _QUESTION = ("set", "direction", "source", "reference")
 _MODEL = ("model", "precision", "device", "backend")
 _NAMES = (*_QUESTION, *_MODEL, "answer", "finish", "tokens")
+_READ = (".json", ".jinja", ".safetensors", ".onnx", ".data")  # of a model's folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,12 @@ class Kept:
     def find(self, asked: str, question: Question) -> Answer | None:
         return _answer(question, self._answers[asked]) if asked in self._answers else None
 
+    def of_other_weights(self, model: Mapping[str, str], weights: str) -> int:
+        return sum(
+            record.get("weights") != weights and all(record[name] == model[name] for name in _MODEL)
+            for record in self._answers.values()
+        )
+
     def write(self, record: dict[str, Any]) -> None:
         if self._file:
             self._file.write(f"{json.dumps(record, ensure_ascii=False)}\n")
@@ -93,13 +102,17 @@ def said_by(
     Raises `YiwenError` where the model fails.
     """
     model = asking.model_of(backend) | {"backend": arguments.backend}
-    asked = [_digest(arguments, question, whole) for question in questions]
+    weights = _weights(arguments.model)
+    asked = [_digest(arguments, weights, question, whole) for question in questions]
     answers = {each: kept.find(each, question) for each, question in zip(asked, questions, strict=True)}
     left = {each: question for each, question in zip(asked, questions, strict=True) if answers[each] is None}
     digests = {id(question): each for each, question in left.items()}
+    if left and (others := kept.of_other_weights(model, weights)):
+        of = f"other weights that {model['model']} had"
+        print(f"{others:,} of the answers in --out are of {of}, and count no more.", file=sys.stderr)
 
     def keep(question: Question, answer: Answer) -> None:
-        kept.write({**_record(question, answer), **model, "asked": digests[id(question)]})
+        kept.write({**_record(question, answer), **model, "weights": weights, "asked": digests[id(question)]})
 
     began = time.perf_counter()
     try:
@@ -117,14 +130,18 @@ def said_by(
 
 
 def said_before(path: Path, questions: Sequence[Question], most: int = 1) -> list[Said]:
-    """The answers to these questions that `--out` of another run holds, of each of its models, `most` in number.
+    """The answers to these questions that `--out` of another run holds, of each of its models, `most` in number, with
+    the weights it had last.
 
     Raises `ConfigError` where one is missing.
     """
     by_model: dict[tuple[str, ...], dict[tuple[str, ...], dict[str, Any]]] = {}
+    weights: dict[tuple[str, ...], str | None] = {}
     for record in asking.read_lines(path, _NAMES):
-        of_model = by_model.setdefault(tuple(record[name] for name in _MODEL), {})
-        of_model[tuple(record[name] for name in _QUESTION)] = record
+        model = tuple(record[name] for name in _MODEL)
+        if weights.get(model) != record.get("weights"):
+            by_model[model], weights[model] = {}, record.get("weights")
+        by_model.setdefault(model, {})[tuple(record[name] for name in _QUESTION)] = record
     if not 1 <= len(by_model) <= most:
         names = ", ".join(map(" ".join, by_model)) or "none"
         raise ConfigError(f"The answers {str(path)!r} are of {len(by_model)} models ({names}), and {most} can be read.")
@@ -142,11 +159,22 @@ def said_before(path: Path, questions: Sequence[Question], most: int = 1) -> lis
     return said
 
 
-def _digest(arguments: argparse.Namespace, question: Question, whole: bool) -> str:
-    about = [arguments.model, arguments.backend, arguments.precision, arguments.kv_dtype, arguments.kv_window]
+def _weights(model: str) -> str:
+    """By which a folder's model is known to be the one before, without reading it; of a hub id nothing is."""
+    folder = EMBEDDED_FOLDER if model == EMBEDDED else Path(model).expanduser()
+    files = [(path.name, path.stat()) for path in sorted(folder.glob("*")) if path.suffix in _READ]
+    return _short(str([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _digest(arguments: argparse.Namespace, weights: str, question: Question, whole: bool) -> str:
+    about = [arguments.model, weights, arguments.backend, arguments.precision, arguments.kv_dtype, arguments.kv_window]
     about += [question.set, question.direction, question.line, question.reference, question.prompt]
     about += [[[term.source, term.target, term.case] for term in question.terms], whole]
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:20]
+    return _short(json.dumps(about))
 
 
 def _record(question: Question, answer: Answer) -> dict[str, Any]:

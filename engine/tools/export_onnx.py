@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -36,7 +36,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from engine import prompts
 from engine.errors import ConfigError, UnsupportedModel, YiwenError
 from engine.files import why
-from engine.inference import checkpoint, onnx_folder
+from engine.inference import checkpoint, onnx_folder, weight_files
 from engine.inference.held import HEAD_GROUP, Int4Held, embedding_and_head
 from engine.inference.int8 import Int8Rows, float_weight
 from engine.inference.kv_cache import PAGE_TOKENS, Table, pages_of
@@ -109,19 +109,20 @@ def export(
     began = time.perf_counter()
     config = checkpoint.read_config(source)
     _check_target(source, target)
-    model = rounded(source, config, precision, group)
-    graph = build(model, compute)
-    with _written_whole(target, graph.nbytes + _SMALL_BYTES) as folder:
-        copy_companions(source, folder)
-        _write_json(folder / "config.json", _config(config, model, compute))
-        _write_json(folder / "genai_config.json", _genai_config(source, config, model))
-        (folder / "README.md").write_text(_readme(config, model, precision, compute), encoding="utf-8")
-        with tqdm(total=graph.nbytes, unit="B", unit_scale=True, desc="writing", file=sys.stderr) as bar:
-            onnx_folder.write(
-                graph, folder, precision, compute, lambda share: bar.update(int(share * graph.nbytes) - bar.n)
-            )
-        difference = compare(model, folder)
-        _check_difference(difference, precision)
+    with _alone(target):
+        model = rounded(source, config, precision, group)
+        graph = build(model, compute)
+        with _written_whole(target, graph.nbytes + _SMALL_BYTES) as folder:
+            copy_companions(source, folder)
+            _write_json(folder / "config.json", _config(config, model, compute))
+            _write_json(folder / "genai_config.json", _genai_config(source, config, model))
+            (folder / "README.md").write_text(_readme(config, model, precision, compute), encoding="utf-8")
+            with tqdm(total=graph.nbytes, unit="B", unit_scale=True, desc="writing", file=sys.stderr) as bar:
+                onnx_folder.write(
+                    graph, folder, precision, compute, lambda share: bar.update(int(share * graph.nbytes) - bar.n)
+                )
+            difference = compare(model, folder)
+            _check_difference(difference, precision)
     return {
         "out": str(target),
         "precision": precision,
@@ -187,12 +188,21 @@ def _check_target(source: Path, target: Path) -> None:
 
 
 @contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    with ExitStack() as held:
+        try:
+            held.enter_context(weight_files.alone(target.resolve(), beside=True))
+        except OSError as error:
+            raise _not_written(target, error) from error
+        yield
+
+
+@contextmanager
 def _written_whole(target: Path, needed: int) -> Iterator[Path]:
     """A folder that takes the place of `target` at the end, unless something goes wrong."""
     target = target.resolve()  # "." has no name
     passing, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
     try:
-        passing.parent.mkdir(parents=True, exist_ok=True)
         if old.exists() and not target.exists():  # one was killed between two names
             old.rename(target)
         for left in (passing, old):
@@ -214,7 +224,11 @@ def _written_whole(target: Path, needed: int) -> Iterator[Path]:
             raise
         if error.errno in _NO_ROOM:
             raise _no_room(target, needed, shutil.disk_usage(target.parent).free) from error
-        raise ConfigError(f"{str(target)!r} cannot be written ({why(error)}); name another folder.") from error
+        raise _not_written(target, error) from error
+
+
+def _not_written(target: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{str(target)!r} cannot be written ({why(error)}); name another folder.")
 
 
 def _no_room(target: Path, needed: int, free: int) -> ConfigError:
@@ -237,7 +251,7 @@ def _genai_config(source: Path, config: dict[str, Any], model: HunYuanDense) -> 
     path = source / "generation_config.json"
     declared = checkpoint.read_json(path) if path.exists() else {}
     ends = declared.get("eos_token_id", config.get("eos_token_id"))
-    first = ends[0] if isinstance(ends, list) else ends
+    first = next(iter(ends), None) if isinstance(ends, list) else ends
     tokens = {"bos_token_id": config.get("bos_token_id", first), "pad_token_id": config.get("pad_token_id", first)}
     search = ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty")
     names = {

@@ -22,11 +22,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any
 
 import zstandard
 from lxml import etree
 
+from engine.documents.xml import DAMAGED, LANG, Readable, local_name, streamed
 from engine.errors import ConfigError
 from engine.languages import resolve_any
 
@@ -36,13 +37,8 @@ _PACKED_BYTES = 1 << 14  # of zstd at a time, since a few bytes can become many
 _FORMATS = (".tsv", ".jsonl", ".tmx")
 _COMPRESSIONS = (".zst", ".gz", ".zip")
 _FIELDS = ("source_lang", "target_lang", "source", "target")
-_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _CODES = frozenset({"bpt", "ept", "it", "ph", "ut"})  # elements of TMX that hold another format's codes, not words
 _NUMBERED = re.compile(r"(.+):\d+")  # the tuid of a unit of a document
-
-
-class Readable(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +176,15 @@ def _read_tmx(name: str, file: Readable, origin: str) -> Iterator[Pair]:
     unknown: set[str] = set()
     any_pair = False
     for element in _elements(name, file):
-        if _local(element) == "header":
+        if local_name(element) == "header":
             source = resolve_any(element.get("srclang", "")) or ""
             continue
         texts: dict[str, str] = {}
         for part in element:
-            if _local(part) != "tuv":
+            if local_name(part) != "tuv":
                 continue
-            code = part.get(_LANG) or part.get("lang") or ""
-            segment = next((inner for inner in part if _local(inner) == "seg"), None)
+            code = part.get(LANG) or part.get("lang") or ""
+            segment = next((inner for inner in part if local_name(inner) == "seg"), None)
             if (lang := resolve_any(code)) is None:
                 unknown.add(code[:40])
             elif segment is not None and (text := " ".join(_words(segment).split())):
@@ -207,29 +203,15 @@ def _read_tmx(name: str, file: Readable, origin: str) -> Iterator[Pair]:
 
 def _elements(name: str, file: Readable) -> Iterator[etree._Element]:
     """The header and each unit of a TMX, which is gone after its turn."""
-    following = etree.iterparse(
-        file,
-        events=("start", "end"),
-        tag=[f"{{*}}{tag}" for tag in ("tmx", "header", "tu")],
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        huge_tree=False,
-        remove_comments=True,
-        remove_pis=True,
-    )
     try:
-        for event, element in following:
-            if event == "start":
-                declared = element.getroottree().docinfo.internalDTD if element.getparent() is None else None
-                if declared is not None and next(iter(declared.iterentities()), None) is not None:
-                    raise ConfigError(f"{name} declares entities, which are not followed; write out what they mean.")
-            elif element.getparent() is not None:
+        for element in streamed(file, ("tmx", "header", "tu")):
+            if element.getparent() is not None:
                 yield element
-                element.clear()
-                while (before := element.getprevious()) is not None:
-                    element.getparent().remove(before)
-    except (etree.LxmlError, LookupError) as error:  # the latter: an encoding that is none
+                continue
+            declared = element.getroottree().docinfo.internalDTD
+            if declared is not None and any(declared.iterentities()):  # type: ignore[attr-defined]  # missing in its stubs
+                raise ConfigError(f"{name} declares entities, which are not followed; write out what they mean.")
+    except DAMAGED as error:
         raise ConfigError(f"{name} is no XML, or damaged: {_first_line(error)}; export it anew.") from error
 
 
@@ -237,14 +219,10 @@ def _words(element: etree._Element) -> str:
     """The text of a segment, without another format's codes."""
     parts = [element.text or ""]
     for inner in element:
-        if _local(inner) not in _CODES:
+        if local_name(inner) not in _CODES:
             parts.append(_words(inner))
         parts.append(inner.tail or "")
     return "".join(parts)
-
-
-def _local(element: etree._Element) -> str:
-    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import json
 import random
-import resource
 import shutil
 import statistics
 import sys
@@ -37,7 +36,7 @@ from transformers import PreTrainedTokenizerFast
 from engine import hardware, prompts
 from engine.errors import ConfigError, UnsupportedModel, YiwenError
 from engine.files import write_whole
-from engine.inference import checkpoint
+from engine.inference import checkpoint, weight_files
 from engine.inference.loader import family_of
 from engine.inference.tokenizer import ChatTokenizer
 from engine.shape import ModelShape
@@ -56,6 +55,7 @@ SETS = "tatoeba,flores200.devtest"
 CARD = "cuda:0"  # GPTQModel begins there, whichever is asked for
 WORST = 5  # matrices that are told
 REPORT = "quantization.json"
+RUN = "quantize-run.json"  # in the work folder: what it is of
 _AS_IT_IS = ("float16", "bfloat16")  # weights GPTQModel reads without a copy
 _SEED = 0
 
@@ -254,9 +254,13 @@ def check_room(needed: Room, machine: hardware.Machine, device: str, target: Pat
 
 
 def memory(device: str) -> dict[str, int]:
-    """The most this process has taken so far, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1_024
-    peak = {"ram_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    """The most this process has taken so far, in bytes; Windows tells it of cards alone."""
+    peak = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1_024
+        peak["ram_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if device != "cpu":
         peak["gpu_bytes"] = torch.cuda.max_memory_allocated(device)
         peak["gpu_reserved_bytes"] = torch.cuda.max_memory_reserved(device)
@@ -301,9 +305,15 @@ def _work(target: Path) -> Path:
 
 
 def _open_work(work: Path, run: Mapping[str, Any]) -> None:
-    """The folder of an equal run that was cut short, or a fresh one."""
+    """The folder of an equal run that was cut short, or a fresh one in the place of another run's."""
     said = json.dumps(run, sort_keys=True).encode()
-    whose = work / "run.json"
+    whose = work / RUN
+    held = [work] if work.is_file() else [*work.glob("*")]
+    if held and not whose.exists():
+        raise ConfigError(
+            f"{str(work)!r}, where the work for OUT is kept, is there already and not of this tool; move it away, or "
+            "name another OUT."
+        )
     if whose.exists() and whose.read_bytes() == said:
         print(f"going on with what is in {work}", file=sys.stderr)
         return
@@ -409,7 +419,8 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     tokens = sum(len(text.ids) for text in drawn.calibration)
     copied = shape.stored not in ("bf16", "fp16")
     check_room(room(shape, settings, tokens, copied, device != "cpu"), machine, device, target)
-    result = quantize(source, target, settings, drawn, device, arguments.int8_embedding)
+    with weight_files.alone(target.resolve(), beside=True):
+        result = quantize(source, target, settings, drawn, device, arguments.int8_embedding)
     print(_table(result), file=sys.stderr)
     if arguments.evaluate:
         asked = (arguments.evaluate, arguments.limit, arguments.sets, arguments.langs)

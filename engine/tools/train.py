@@ -9,7 +9,8 @@
 data and prints them side by side. `--lora` trains adapters of that rank, beside weights in the precision's 16 bits, or
 in INT4 where the checkpoint is or `--qlora` makes it so; `engine.tools.convert --lora` merges them. With `--int4` all
 weights are rounded in the forward pass as the CPU engines serve them (and so judged), and written in INT4 with an INT8
-embedding.
+embedding. With `--teacher` a model learns that one's probabilities instead of the texts alone: so it stays closest to
+what it was before its weights were rounded.
 
 Examples are packed into rows with document masks, the loss is on target tokens only. Stops by `--steps`, or by
 `--minutes`: after the first steps the number that fits is fixed, so that the learning rate ends at zero; or earlier,
@@ -29,7 +30,7 @@ from engine import files
 from engine.errors import YiwenError
 from engine.inference import checkpoint
 from engine.tools import int4
-from engine.tools.asked import amount, amount_or_none, count, whole
+from engine.tools.asked import amount, amount_or_none, count, seed, whole
 from engine.tools.training import compare
 from engine.tools.training.precision import PRECISIONS
 from engine.tools.training.recipe import read_recipe
@@ -57,6 +58,7 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument("--lora", metavar="RANK", type=count, help="train adapters only")
     parser.add_argument("--qlora", action="store_true", help="hold what --lora does not train in INT4")
     parser.add_argument("--int4", metavar="GROUP", type=int, choices=int4.GROUPS, help="inputs that share a scale")
+    parser.add_argument("--teacher", metavar="MODEL", type=Path, help="learn this one's probabilities of the texts")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
     parser.add_argument("--accumulate", metavar="BATCHES", type=count, default=1, help="batches in one update")
     parser.add_argument("--rows", type=count, help="packed rows in a batch (default: the recipe's)")
@@ -66,7 +68,7 @@ def parser_of() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=count)
     parser.add_argument("--patience", metavar="TIMES", type=count, help="stop when dev chrF2 has not risen so often")
     parser.add_argument("--workers", type=whole, default=4, help="processes that make examples, for each GPU")
-    parser.add_argument("--seed", type=whole, default=1)
+    parser.add_argument("--seed", type=seed, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
     parser.add_argument("--log-every", metavar="STEPS", type=count, default=100)
     parser.add_argument("--judge-every", metavar="STEPS", type=count, default=500, help="a multiple of --log-every")

@@ -12,40 +12,22 @@ from engine.tools import train as tool
 from engine.tools.training import lora
 from engine.tools.training.packing import IGNORED
 from engine.tools.training.trainee import PackedAttention, Trainee, initialise
-from tests.checkpoints import SEVEN_B, quantize_gptq, write_checkpoint, write_tokenizer
-from tests.corpora import write_corpus, write_tests
+from tests.checkpoints import quantize_gptq, write_checkpoint
 from tests.gpu.conftest import CARD
+from tests.recipes import write_workshop
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]  # each run compiles its layers
-RECIPE = """
+WIDER = """
 [model]
-vocab_size = {vocabulary}
 hidden_size = 128
 intermediate_size = 256
-layers = 2
-heads = 4
-kv_heads = 2
 head_dim = 32
-rope_base = 10_000.0
-rms_norm_eps = 1e-5
-max_positions = 512
-dropout = 0.1
 
 [data]
-langs = ["fr", "zh"]
 rows = 4
-row_tokens = 512
-longest_example = 400
-label_share = 0.5
 
 [optimizer]
-kind = "adamw"
 adam_lr = 3e-3
-adam_betas = [0.9, 0.98]
-clip_norm = 1.0
-label_smoothing = 0.0
-warmup_steps = 5
-schedule = "cosine"
 """
 # Large enough that a step's memory is that of its layers.
 SHAPE = ModelConfig(1_024, 512, 1_536, 8, 8, 2, 64, 10_000.0, 1e-5, 1_024, tied_head=True)
@@ -54,14 +36,7 @@ ROWS, WIDTH = 8, 1_024
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("train")
-    vocabulary = write_tokenizer(folder / "tokenizer", SEVEN_B, real_ids=False)
-    write_corpus(folder / "corpus", times=4)
-    write_tests(folder / "test")
-    (folder / "recipe.toml").write_text(RECIPE.format(vocabulary=vocabulary))
-    of_any_shape = "[data]" + RECIPE.partition("[data]")[2]
-    (folder / "adapters.toml").write_text(of_any_shape.replace("adam_lr = 3e-3", "adam_lr = 2e-2"))
-    return folder
+    return write_workshop(tmp_path_factory.mktemp("train"), WIDER)
 
 
 def run(folder: Path, out: str, *options: str) -> dict[str, Any]:
@@ -189,8 +164,8 @@ def test_adapters_learn_beside_weights_in_int4(folder: Path, tmp_path: Path, sto
     start = write_checkpoint(tmp_path / "start")
     if stored == "int4":
         quantize_gptq(start, group_size=32)
-    options = [f"--start={start}", f"--recipe={folder / 'adapters.toml'}", "--lora=4", f"--precision={precision}"]
-    options.append("--steps=40")
+    options = [f"--start={start}", f"--recipe={folder / 'adamw.toml'}", "--lora=4", f"--precision={precision}"]
+    options += ["--steps=40", "--rows=4"]
     if stored == "bf16":
         options.append("--qlora")
     summary = run(folder, f"{stored} {precision}", *options)

@@ -64,6 +64,28 @@ def begin(
     return model.to(device).train()
 
 
+def teacher(
+    recipe: Recipe,
+    asked: argparse.Namespace,
+    start: Start,
+    encode: Encoder,
+    precision: Precision,
+    device: torch.device,
+) -> HunYuanDense | None:
+    """The model to learn from, on the device; its tokens must be the same. Raises `ConfigError`."""
+    if asked.teacher is None:
+        return None
+    described = checkpoint.read_config(asked.teacher)
+    sizes = checkpoint.model_config(described).vocab_size, _config(recipe, asked, start).vocab_size
+    tokens = Encoder(asked.teacher).tokenizer, encode.tokenizer
+    if sizes[0] != sizes[1] or len({each.to_str() for each in tokens}) > 1:
+        raise ConfigError(
+            f"The teacher {str(asked.teacher)!r} has other tokens than the model in training; give one with the same "
+            "tokenizer.json."
+        )
+    return checkpoint.load_model(asked.teacher, described, precision.frozen, str(device)).requires_grad_(False)
+
+
 def write(
     model: HunYuanDense, recipe: Recipe, asked: argparse.Namespace, start: Start, encode: Encoder, family: Family
 ) -> None:

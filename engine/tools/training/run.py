@@ -83,10 +83,12 @@ class Training:
         saved = self._saved() if arguments.resume else None
         # its processes read the corpus while the model is loaded
         self.source = self._source(development, state.place_of(arguments.out, self.accelerator) if saved else None)
-        self.model = models.begin(recipe, arguments, self.start, self.encode, self.precision, self.device)
+        described = (recipe, arguments, self.start, self.encode, self.precision, self.device)
+        teacher = models.teacher(*described)
+        self.model = models.begin(*described)
         attend = PackedAttention(self.data["rows"], self.data["row_tokens"], self.device)
         smoothing, anew = self.settings["label_smoothing"], arguments.gradient_checkpointing
-        trainee = Trainee(self.model, attend, smoothing, self.precision.compute, anew)
+        trainee = Trainee(self.model, attend, smoothing, self.precision.compute, anew, teacher)
         self.optimizers = optimizers_for(self.model.named_parameters(), self.settings)
         self.peaks = [group["lr"] for group in self._groups]
         prepared = self.accelerator.prepare(trainee)
@@ -308,6 +310,7 @@ class Training:
         """What must be the same for a run to go on."""
         names = ("lora", "qlora", "int4", "seed", "accumulate", "workers")
         same = {name: getattr(self.asked, name) for name in names}
+        same["teacher"] = str(self.asked.teacher)
         same |= {
             "precision": self.precision.name,
             "recipe": self.recipe,

@@ -61,7 +61,9 @@ class Trainee(nn.Module):
     """The model with its loss, so that data parallelism sees one forward. `compute`: of the residual stream.
 
     `anew`: of each layer only what goes in is kept, and the rest computed again in the backward pass (gradient
-    checkpointing, Chen et al., arXiv 1604.06174)."""
+    checkpointing, Chen et al., arXiv 1604.06174). With a `teacher`, whose weights stay, what is descended is how far
+    the model's probabilities at each target token are from the teacher's (Hinton et al., arXiv 1503.02531).
+    """
 
     def __init__(
         self,
@@ -70,30 +72,51 @@ class Trainee(nn.Module):
         label_smoothing: float,
         compute: torch.dtype,
         anew: bool = False,
+        teacher: HunYuanDense | None = None,
     ) -> None:
         super().__init__()
         self.model, self.attend, self.label_smoothing, self.compute = model, attend, label_smoothing, compute
-        self.loss_of: Callable[..., Tensor] = head_loss
+        # hidden from `nn.Module`: no part of what is trained and kept
+        self._teachers: tuple[HunYuanDense, ...] = (teacher,) if teacher else ()
+        self._sums: Callable[..., Tensor] = self._sums_of
         if attend.documents.is_cuda:
-            for layer in model.layers:
-                layer.compile(dynamic=False)
-            self.loss_of = torch.compile(head_loss, dynamic=False)
+            for each in (model, *self._teachers):
+                for layer in each.layers:
+                    layer.compile(dynamic=False)
+            self._sums = torch.compile(self._sums_of, dynamic=False)
         if anew:
             model.layers = ComputedAnew(model.layers)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """[2]: the smoothed loss to descend and the plain one, each summed over target tokens, in nats."""
-        hidden = self.model(batch["ids"], batch["positions"], self.attend, self.compute)
-        hidden = hidden.flatten(0, 1).index_select(0, batch["places"])
+        """[2]: the loss to descend and the plain one, each summed over target tokens, in nats."""
+        parts = [batch["labels"], self._at_targets(self.model, batch)]
+        with torch.no_grad():
+            parts += [self._at_targets(each, batch) for each in self._teachers if self.training]
         chunk = max(128, CHUNK_SCORES // self.model.config.vocab_size // 128 * 128)
-        if len(hidden) <= chunk:
-            return self.loss_of(self.model, hidden, batch["labels"], self.label_smoothing)
-        labels: Tensor = batch["labels"]
-        parts = zip(hidden.split(chunk), labels.split(chunk), strict=True)  # type: ignore[no-untyped-call]
-        sums = [
-            checkpoint(self.loss_of, self.model, *part, self.label_smoothing, use_reentrant=False) for part in parts
-        ]
-        return torch.stack(sums).sum(0)
+        if len(parts[0]) <= chunk:
+            return self._sums(*parts)
+        chunks = zip(*(part.split(chunk) for part in parts), strict=True)  # type: ignore[no-untyped-call]
+        return torch.stack([checkpoint(self._sums, *each, use_reentrant=False) for each in chunks]).sum(0)
+
+    def _at_targets(self, model: HunYuanDense, batch: dict[str, Tensor]) -> Tensor:
+        """[targets, hidden]: what the head reads."""
+        hidden: Tensor = model(batch["ids"], batch["positions"], self.attend, self.compute)
+        return hidden.flatten(0, 1).index_select(0, batch["places"])
+
+    def _sums_of(self, labels: Tensor, hidden: Tensor, *taught: Tensor) -> Tensor:
+        """`forward`'s, of so many targets."""
+        scores = self.model.logits(hidden).float()
+        counted = labels != IGNORED
+        total = torch.logsumexp(scores, -1)
+        wanted = scores.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+        plain = torch.where(counted, total - wanted, 0).sum()
+        if taught:
+            with torch.no_grad():
+                known = self._teachers[0].logits(*taught).float().log_softmax(-1)
+            apart = (known.exp() * (known - scores + total[:, None])).sum(-1)
+            return torch.stack((torch.where(counted, apart, 0).sum(), plain.detach()))
+        spread = torch.where(counted, total - scores.mean(-1), 0).sum()
+        return torch.stack(((1 - self.label_smoothing) * plain + self.label_smoothing * spread, plain.detach()))
 
 
 class ComputedAnew(nn.ModuleList):
@@ -103,16 +126,6 @@ class ComputedAnew(nn.ModuleList):
         for layer in super().__iter__():
             recorded = layer.training and torch.is_grad_enabled()
             yield partial(checkpoint, layer, use_reentrant=False) if recorded else layer  # type: ignore[misc]
-
-
-def head_loss(model: HunYuanDense, hidden: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    scores = model.logits(hidden).float()
-    counted = labels != IGNORED
-    wanted = scores.gather(1, labels.clamp(min=0)[:, None])[:, 0]
-    total = torch.logsumexp(scores, -1)
-    plain = torch.where(counted, total - wanted, 0).sum()
-    spread = torch.where(counted, total - scores.mean(-1), 0).sum()
-    return torch.stack(((1 - smoothing) * plain + smoothing * spread, plain.detach()))
 
 
 def initialise(model: HunYuanDense, seed: int) -> None:
