@@ -201,22 +201,26 @@ class Segment:
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One user turn for the model. `source` is the part of `text` that is to be translated. `first`: its request has
-    been answered nothing yet, so it goes before those of others."""
+    been answered nothing yet, so it goes before those of others. `made`: ids of the answer's tokens so far, made by
+    another backend of the same model; only what follows them is said, and with the same seed it is the same."""
 
     text: str
     source: str
     max_new_tokens: int
     sampling: Sampling = Sampling()
     first: bool = False
+    made: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TokenChunk:
-    """Backend → translator. Whole characters only; the last chunk, and it alone, has a `finish`."""
+    """Backend → translator. Whole characters only; the last chunk, and it alone, has a `finish`. `ids`: the tokens that
+    came with it, where the backend tells them; their text may come with a later chunk."""
 
     text: str
     tokens: int = 1
     finish: FinishReason | None = None
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import threading
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from engine.errors import BackendError, TextTooLong
 from engine.tools.export_onnx import export
 from engine.types import Sampling
 from tests.checkpoints import CONTEXT_TOKENS, quantize_gptq, quantize_int8, write_checkpoint
-from tests.streams import LONG, answer, ask, is_at_rest, text_of
+from tests.streams import GREEDY, LONG, answer, ask, is_at_rest, text_of
 
 SLOTS = 3
 TEXTS = [f"Sentence number {number} of the committee. 我昨天去了图书馆。" for number in range(2 * SLOTS)]
@@ -82,6 +83,11 @@ def said(backend, prompt):
     return text_of(asyncio.run(answer(backend, prompt)))
 
 
+def depends_on_the_step(backend):
+    """Whether a row's scores do: ONNX Runtime takes other products for several rows, and rounds what it multiplies."""
+    return "ONNX" in backend.info.kernel and backend.info.precision in ("int8", "int4", "gptq-int4")
+
+
 def test_it_says_what_it_serves(backend):
     info = backend.info
     assert min(map(len, (info.name, info.precision, info.device))) > 0
@@ -116,8 +122,7 @@ def test_more_streams_than_slots_each_get_their_own_answer(backend):
     chunks = asyncio.run(together())
     assert [sum(chunk.tokens for chunk in each) for each in chunks] == [prompt.max_new_tokens for prompt in prompts]
     assert len({text_of(each) for each in alone}) == len(alone)
-    if "ONNX" in backend.info.kernel and backend.info.precision in ("int8", "int4", "gptq-int4"):
-        # it takes other products for several rows, and rounds what it multiplies; a first token is made by itself
+    if depends_on_the_step(backend):  # a first token is made by itself
         chunks, alone = [each[:1] for each in chunks], [each[:1] for each in alone]
     assert [text_of(each) for each in chunks] == [text_of(each) for each in alone]
 
@@ -152,6 +157,18 @@ def test_a_seed_says_the_same_again_and_another_does_not(model):
         return said(model, ask(TEXTS[0], 20, Sampling(temperature=1.0, top_p=0.9, top_k=50, seed=seed)))
 
     assert sampled(1) == sampled(1) != sampled(2)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0, top_k=50, repetition_penalty=1.2, seed=7)])
+def test_an_answer_begun_elsewhere_goes_on_after_what_was_made(model, sampling):
+    whole = asyncio.run(answer(model, ask(TEXTS[0], 20, sampling)))
+    for count in (1, 9, 19):
+        made = tuple(id for chunk in whole[:count] for id in chunk.ids)
+        rest = asyncio.run(answer(model, replace(ask(TEXTS[0], 20, sampling), made=made)))
+        assert len(made) == count
+        alike = 1 if depends_on_the_step(model) else len(whole)
+        expected = [(chunk.text, chunk.finish) for chunk in whole[count:]]
+        assert [(chunk.text, chunk.finish) for chunk in rest][:alike] == expected[:alike]
 
 
 def test_a_penalty_leaves_fewer_repetitions(model):

@@ -145,12 +145,16 @@ class LocalBackend:
         told: asyncio.Queue[Told] = asyncio.Queue()
 
         def tell(token: int | None, finish: FinishReason | None, error: BackendError | None) -> None:
-            first_or_last = len(generation.made) == 1 or finish is not None or error is not None
+            first_or_last = len(generation.made) == len(prompt.made) + 1 or finish is not None or error is not None
             outbox.put(told, (token, finish, error), at_once=first_or_last)
 
         sampling = resolve(prompt.sampling, self._recommended)
-        generation = Generation(ids, min(prompt.max_new_tokens, room), sampling, tell, prompt.first)
+        generation = Generation(
+            ids, min(prompt.max_new_tokens, room), sampling, tell, prompt.first, made=list(prompt.made)
+        )
         decoder = self._tokenizer.decoder()
+        for token in prompt.made:  # what they say has been said, but for half a character
+            decoder.feed(token)
         self._batcher.submit(generation)
         try:
             finish: FinishReason | None = None
@@ -161,7 +165,7 @@ class LocalBackend:
                 text = "" if token is None else decoder.feed(token)
                 if finish is not None:
                     text += decoder.rest()
-                yield TokenChunk(text, tokens=0 if token is None else 1, finish=finish)
+                yield TokenChunk(text, 0 if token is None else 1, finish, () if token is None else (token,))
         finally:
             self._batcher.cancel(generation)
 

@@ -21,7 +21,7 @@ from engine.inference import large_pages
 from engine.inference.held import HEAD_GROUP, int4_weights
 from engine.inference.kv_cache import PAGE_TOKENS, Table, pages_of
 from engine.inference.model import HunYuanDense
-from engine.inference.openvino_api import ov
+from engine.inference.openvino_api import core_for_cpu, ov
 from engine.inference.openvino_graph import SCORES, STEP, build, of_rows, weight_bytes
 from engine.inference.runner import Chunk
 from engine.inference.sampler import Sampler
@@ -121,7 +121,7 @@ class OpenVinoRunner:
             "INFERENCE_PRECISION_HINT": "f32",
             "KV_CACHE_PRECISION": "f32" if exact else "f16",
         }
-        core, graph, group = ov.Core(), build(model), _group(model)
+        core, graph, group = core_for_cpu(), build(model), _group(model)
         made = (step / (2 + len(fixed)) for step in count(1))  # it is built, and then compiled so often
         told(next(made))
         lone = group if deterministic else min(LONE_GROUP, group)
