@@ -153,8 +153,8 @@ class LocalBackend:
             ids, min(prompt.max_new_tokens, room), sampling, tell, prompt.first, made=list(prompt.made)
         )
         decoder = self._tokenizer.decoder()
-        for token in prompt.made:  # what they say has been said, but for half a character
-            decoder.feed(token)
+        for made in prompt.made:  # what they say has been said, but for half a character
+            decoder.feed(made)
         self._batcher.submit(generation)
         try:
             finish: FinishReason | None = None
