@@ -14,18 +14,18 @@ from engine.types import Finished, Sampling, TranslationRequest
 
 PAIRS = Path(__file__).parent / "fixtures" / "tatoeba.tsv"
 GREEDY = Sampling(temperature=0.0)
-# chrF2 over the 20 pairs of a direction (drawn with seed 20), a little under what was measured on 2026-11-21, greedy.
+# chrF2 over the 20 pairs of a direction (drawn with seed 20), a little under what was measured on 2026-11-22, greedy.
 # fmt: off
 FLOORS = {
-    ("en", "zh"): 33, ("zh", "en"): 50,  # measured: 37.9 and 54.9
-    ("en", "ja"): 32, ("ja", "en"): 48,  # measured: 36.9 and 52.5
-    ("en", "fr"): 71, ("fr", "en"): 60,  # measured: 75.5 and 64.9
-    ("en", "es"): 68, ("es", "en"): 69,  # measured: 72.5 and 73.2
-    ("en", "de"): 62, ("de", "en"): 62,  # measured: 66.5 and 66.8
-    ("en", "ko"): 13, ("ko", "en"): 39,  # measured: 17.4 and 43.8
-    ("en", "pt"): 71, ("pt", "en"): 68,  # measured: 75.2 and 72.9
-    ("en", "ru"): 56, ("ru", "en"): 66,  # measured: 60.1 and 70.5
-    ("en", "it"): 71, ("it", "en"): 84,  # measured: 75.7 and 88.6
+    ("en", "zh"): 31, ("zh", "en"): 51,  # measured: 35.9 and 55.7
+    ("en", "ja"): 37, ("ja", "en"): 41,  # measured: 41.5 and 45.8
+    ("en", "fr"): 71, ("fr", "en"): 64,  # measured: 75.6 and 68.7
+    ("en", "es"): 70, ("es", "en"): 67,  # measured: 74.4 and 71.6
+    ("en", "de"): 64, ("de", "en"): 62,  # measured: 68.7 and 66.2
+    ("en", "ko"): 13, ("ko", "en"): 37,  # measured: 17.8 and 41.8
+    ("en", "pt"): 71, ("pt", "en"): 67,  # measured: 75.7 and 71.9
+    ("en", "ru"): 56, ("ru", "en"): 67,  # measured: 60.8 and 71.1
+    ("en", "it"): 72, ("it", "en"): 80,  # measured: 76.6 and 84.6
 }
 # fmt: on
 
