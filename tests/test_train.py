@@ -295,6 +295,7 @@ def test_a_killed_run_goes_on_to_the_same_curve_and_the_same_weights(folder):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert 4 <= saved_step() < 12
+    time.sleep(1)  # TensorBoard reads the files of events by the seconds they were begun in
     resumed = run(folder, "killed", 12, "--workers=1", "--resume")
     assert resumed["curve"] == whole["curve"]
     events = EventAccumulator(str(folder / "killed" / "events")).Reload()
