@@ -1,6 +1,6 @@
 """On a card: the backend as it serves, and the reference runner, which serves fp32 and cards older than our kernels.
 
-Run these there: `python -m pytest -m gpu tests/gpu`."""
+Run these there: `python -m pytest -n 0 -m gpu tests/gpu`."""
 
 import asyncio
 import random
