@@ -20,6 +20,8 @@ GC_THRESHOLD = 100_000, 50, 100
 class Config:
     model: str = "embedded"
     backend: str = "auto"
+    remote_url: tuple[str, ...] = ()  # servers that have the model
+    remote_key: str | None = None
     devices: str = "auto"
     precision: str = "auto"
     max_vram_gb: float | None = None  # of 10⁹ bytes, all that we take of a card; None: nearly all that is free
@@ -133,9 +135,14 @@ def _networks(value: str) -> tuple[str, ...]:
         ) from None
 
 
-def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda:[0-9]{1,2}", value):
-        raise ValueError("it must be auto, cpu, or one card such as cuda:0")
+def _devices(value: str) -> str:
+    """Parted by commas; a card once, since its memory is given away once, the CPU as often as one likes."""
+    names = value.split(",")
+    cards = [name for name in names if name != "cpu"]
+    if value != "auto" and not all(name == "cpu" or re.fullmatch(r"cuda:(0|[1-9][0-9]?)", name) for name in names):
+        raise ValueError("it must be auto, cpu, a card such as cuda:0, or several parted by commas")
+    if len(set(cards)) < len(cards):
+        raise ValueError("it must name each card once")
     return value
 
 
@@ -148,9 +155,15 @@ def _path_prefix(value: str) -> str:
 _OPTIONS = {
     "model": _Option(_any, "embedded (ships with Yiwen), a folder, or a hub id"),
     "backend": _Option(
-        _one_of("auto", "local", "onnx", "echo"), "auto, local (our engine), onnx, or echo (says the source back)"
+        _one_of("auto", "local", "onnx", "remote", "echo"),
+        "auto, local (our engine), onnx, remote (see --remote-url), or echo (says the source back)",
     ),
-    "devices": _Option(_device, "auto, cpu, or cuda:0"),
+    "remote_url": _Option(
+        _list_of(r"https?://[^\s,/]+(/[^\s,]*)?", "an address such as http://localhost:8000"),
+        "server that speaks OpenAI's API and has the model: vLLM, SGLang, llama.cpp; several work as one",
+    ),
+    "remote_key": _Option(_any, "key of these servers"),
+    "devices": _Option(_devices, "auto, cpu, cuda:0, or several such as cuda:0,cuda:1: a model on each, in a process"),
     "precision": _Option(
         _one_of("auto", "fp32", "bf16", "fp16", "int8", "int4"), "auto, fp32, bf16, fp16, int8 or int4"
     ),
@@ -220,11 +233,12 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str]:
     )
     for field in fields(Config):
         option = _OPTIONS[field.name]
-        default = option.none if field.default is None else str(field.default)
+        default = option.none if field.default in (None, ()) else str(field.default)
         default = default.lower() if isinstance(field.default, bool) else default
         parser.add_argument(
             _flag(field.name),
             metavar="…",
+            action="append" if isinstance(field.default, tuple) else "store",
             nargs="?" if option.alone else None,
             const=option.alone,
             default=argparse.SUPPRESS,
@@ -234,7 +248,7 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str]:
     if unknown:
         name = unknown[0].split("=")[0]
         raise ConfigError(f"Unknown flag {name}{_nearest(name, map(_flag, _OPTIONS))}; see --help.")
-    return vars(known)
+    return {name: ",".join(value) if isinstance(value, list) else value for name, value in vars(known).items()}
 
 
 def _read_variables(environ: Mapping[str, str]) -> dict[str, str]:

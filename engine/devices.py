@@ -4,7 +4,7 @@ asks reads what was sampled. Knows no model and no request; what is measured is 
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ import psutil
 
 from engine.cards import Card, Cards
 from engine.hardware import ram_within
-from engine.metrics import Held, Memory, Metrics
+from engine.metrics import Held, Memory, Metrics, memory_of
+from engine.types import Replica
 
 SAMPLE_SECONDS = 2.0
 SAMPLES = 30  # a minute of them
@@ -56,13 +57,13 @@ class Sample:
 
     @property
     def used_bytes(self) -> int:
-        """Of the device where our model is."""
-        return next((device.used_bytes for device in self.devices if device.ours), 0)
+        """Of the devices where our model is."""
+        return sum(device.used_bytes for device in self.devices if device.ours)
 
 
 class Sampler:
-    """`device` says where our model is, and is empty while that is not known. `ram`: (all, free) bytes of this machine
-    as far as this process may use them."""
+    """`device` says where our model is, and is empty while that is not known; `replicas` of several, where each of them
+    is and what it takes there. `ram`: (all, free) bytes of this machine as far as this process may use them."""
 
     def __init__(
         self,
@@ -71,8 +72,9 @@ class Sampler:
         cards: Callable[[], Sequence[Card]] | None = None,
         ram: Callable[[], tuple[int, int]] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        replicas: Callable[[], Sequence[Replica]] = tuple,
     ) -> None:
-        self._metrics, self._device, self._clock = metrics, device, clock
+        self._metrics, self._device, self._clock, self._replicas = metrics, device, clock, replicas
         self._cards, self._ram = cards or Cards().read, ram or _ram
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._stopped = threading.Event()
@@ -96,19 +98,30 @@ class Sampler:
         self._stopped.set()
 
     def sample(self) -> Sample:
-        held, our_device = self._metrics.held(), self._device()
-        devices = [_of_card(card, our_device, held.memory, self._metrics.limit_bytes) for card in self._cards()]
-        memory = held.memory
-        if our_device.startswith("cuda") and memory.device_total and not any(each.ours for each in devices):
-            # the driver's library is not there or broken; torch says as much of ours
-            used, total = memory.device_used or 0, memory.device_total
-            card = Card(our_device, "CUDA card", total, used)
-            devices.append(_of_card(card, our_device, memory, self._metrics.limit_bytes))
-        if not any(each.ours for each in devices) and (our_device or not devices):
-            devices.insert(0, _of_cpu(memory, *self._ram()))
+        held = self._metrics.held()
+        taken, limit = self._taken(held.memory), self._metrics.limit_bytes
+        devices = [_of_card(card, taken.get(card.device), not taken, limit) for card in self._cards()]
+        for place in sorted(taken.keys() - {each.device for each in devices}):
+            memory = taken[place]
+            if place.startswith("cuda") and memory.device_total:
+                # the driver's library is not there or broken; torch says as much of ours
+                card = Card(place, "CUDA card", memory.device_total, memory.device_used or 0)
+                devices.append(_of_card(card, memory, False, limit))
+        if "cpu" in taken or (not any(each.ours for each in devices) and (taken or not devices)):
+            devices.insert(0, _of_cpu(taken.get("cpu", held.memory), *self._ram()))
         sample = Sample(self._clock(), held, tuple(devices), self._metrics.tokens_per_second())
         self._samples.append(sample)
         return sample
+
+    def _taken(self, whole: Memory) -> dict[str, Memory]:
+        """By device, what our model takes there; nothing while it is not known where it is."""
+        device, replicas = self._device(), [each for each in self._replicas() if each.memory]
+        if not replicas:
+            return {device: whole} if device else {}
+        by_device: dict[str, Counter[str]] = {}
+        for each in replicas:
+            by_device.setdefault(each.device, Counter()).update(each.memory)
+        return {place: memory_of(memory, whole.process) for place, memory in by_device.items()}
 
     def _run(self) -> None:
         told = False
@@ -122,9 +135,10 @@ class Sampler:
             self._stopped.wait(SAMPLE_SECONDS)
 
 
-def _of_card(card: Card, our_device: str, memory: Memory, limit_bytes: int | None) -> Device:
-    if card.device != our_device:  # while our model loads, that is where torch has taken memory
-        ours = not our_device and card.allocated_bytes > 0
+def _of_card(card: Card, memory: Memory | None, loading: bool, limit_bytes: int | None) -> Device:
+    """`memory`: what our model takes there."""
+    if memory is None:  # while our model loads, it is where torch has taken memory
+        ours = loading and card.allocated_bytes > 0
         parts = _parts(card.total_bytes, card.used_bytes)
     else:
         ours = True

@@ -548,7 +548,7 @@ def survey(devices: str = "auto", root: Path = Path("/")) -> Machine:
     return Machine(
         ram_bytes=ram_bytes,
         ram_free_bytes=ram_free_bytes,
-        cores=cores_within(root, _allowed_cores()),
+        cores=cores_within(root, len(allowed_cores()) or os.cpu_count() or 1),
         bf16=bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
         cards=tuple(cards),
     )
@@ -579,9 +579,10 @@ def _plain(architectures: Sequence[str]) -> list[str]:
     return [name for name in architectures if name.rpartition("_")[2].isdigit()]
 
 
-def _allowed_cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+def allowed_cores() -> list[int]:
+    """Their numbers, where the system says and obeys them: not on macOS and Windows."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return sorted(affinity(0)) if affinity else []
 
 
 def cores_within(root: Path, cores: int) -> int:

@@ -5,7 +5,7 @@ import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from threading import Lock
 from types import TracebackType
@@ -38,7 +38,7 @@ class Latency:
 class Memory:
     """Bytes. Those with None are of a card, and None without one or where they are not measured."""
 
-    process: int  # resident, all of this program
+    process: int  # resident, all of this program and of its workers
     weights: int
     kv_used: int
     kv_total: int
@@ -47,6 +47,21 @@ class Memory:
     workspace: int | None = None
     graphs: int | None = None
     context: int | None = None  # CUDA's own
+
+
+def memory_of(by_use: Mapping[str, int], process_bytes: int) -> Memory:
+    """`by_use`: see `Backend.memory`."""
+    return Memory(
+        process=process_bytes,
+        weights=by_use.get("weights", 0),
+        kv_used=by_use.get("kv_used", 0),
+        kv_total=by_use.get("kv_total", 0),
+        device_used=by_use.get("device_used"),
+        device_total=by_use.get("device_total"),
+        workspace=by_use.get("workspace"),
+        graphs=by_use.get("graphs"),
+        context=by_use.get("context"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +171,7 @@ class Metrics:
         self.listeners: list[Callable[[Run], None]] = []
         self.clock = clock
         self._memory = memory
-        process = psutil.Process()
-        self._process_bytes = process_bytes or (lambda: int(process.memory_info().rss))
+        self._process_bytes = process_bytes or _process_bytes
         self._lock = Lock()
         self._born = self._heard = clock()
         self._running = self._requests = 0
@@ -253,17 +267,7 @@ class Metrics:
         memory = self._memory()
         asked = memory.get("prompt_tokens", 0)
         return Held(
-            memory=Memory(
-                process=self._process_bytes(),
-                weights=memory.get("weights", 0),
-                kv_used=memory.get("kv_used", 0),
-                kv_total=memory.get("kv_total", 0),
-                device_used=memory.get("device_used"),
-                device_total=memory.get("device_total"),
-                workspace=memory.get("workspace"),
-                graphs=memory.get("graphs"),
-                context=memory.get("context"),
-            ),
+            memory=memory_of(memory, self._process_bytes()),
             pages=Pages(memory["pages_used"], memory["pages_free"], memory.get("preempted", 0))
             if "pages_used" in memory
             else None,
@@ -371,3 +375,13 @@ def _summary(seconds: deque[float]) -> Latency:
         return Latency(0, 0.0, 0.0)
     ordered = sorted(seconds)
     return Latency(len(ordered), ordered[len(ordered) // 2], ordered[math.ceil(0.95 * len(ordered)) - 1])
+
+
+def _process_bytes() -> int:
+    """Resident, of this process and of those it has started."""
+    own = psutil.Process()
+    total = 0
+    for process in (own, *own.children(recursive=True)):
+        with suppress(psutil.Error):  # it has ended since
+            total += int(process.memory_info().rss)
+    return total

@@ -5,7 +5,7 @@ Told on the thread that loads, read from any. Knows no model; what a step takes 
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from engine.types import LoadStage, LoadState
@@ -75,6 +75,15 @@ class Progress:
                 self._taken[self._step] = now - self._began
                 self._step, self._began, self._share = step, now, 0.0
             self._share, self._told = max(self._share, min(share, 1.0)), now
+
+    def follow(self, others: Sequence["Progress"]) -> None:
+        """As far as the last of these is. Raises `Stopped` after `stop`."""
+        last = min(others, key=lambda other: other.state().done)
+        with last._lock:
+            expected, step, share = dict(last._expected), last._step, last._share
+        with self._lock:
+            self._expected = expected
+        self.report(step, share)
 
     def told(self, step: Step) -> Advance:
         """`report` of one step, for who knows no other."""

@@ -45,6 +45,7 @@ from engine.types import (
     ModelInfo,
     Prompt,
     Queued,
+    Replica,
     Sampling,
     Segment,
     ShownPrompt,
@@ -147,6 +148,10 @@ class Translator:
     @property
     def info(self) -> ModelInfo:
         return self._backend.info
+
+    def replicas(self) -> Sequence[Replica]:
+        """Of the model, where there are several."""
+        return self._backend.replicas()
 
     def count_tokens(self, text: str) -> int:
         """As the model counts them, and `max_text_tokens` does."""

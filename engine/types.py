@@ -66,6 +66,17 @@ class LoadState:
 
 
 @dataclass(frozen=True, slots=True)
+class Replica:
+    """One of several backends that work as one."""
+
+    device: str
+    state: Literal["loading", "ready", "failed"]  # "failed": it is not tried again
+    reason: str  # a sentence for people; empty where it is ready
+    memory: Mapping[str, int]  # see `Backend.memory`; empty where it is not there
+    tokens: int  # of prompts and answers that are under way there, about
+
+
+@dataclass(frozen=True, slots=True)
 class Term:
     """An entry of a glossary. Without a `target` the source is to be kept as it is."""
 

@@ -9,9 +9,12 @@ from dataclasses import replace
 import pytest
 
 from engine.backends.echo import EchoBackend
-from engine.backends.select import select
+from engine.backends.pool import Pool
+from engine.backends.process import ProcessBackend
+from engine.backends.select import choose, select
 from engine.config import Config
 from engine.errors import BackendError, TextTooLong
+from engine.progress import Progress
 from engine.tools.export_onnx import export
 from engine.types import Sampling
 from tests.checkpoints import CONTEXT_TOKENS, quantize_gptq, quantize_int8, write_checkpoint
@@ -21,6 +24,8 @@ SLOTS = 3
 TEXTS = [f"Sentence number {number} of the committee. 我昨天去了图书馆。" for number in range(2 * SLOTS)]
 MODELS = [
     "torch-fp32",
+    "process-fp32",
+    "pool-fp32",
     *(f"openvino-{precision}" for precision in ("int8", "int4")),
     *(f"onnx-{precision}" for precision in ("fp32", "int8", "int4")),
     *(f"exported-{precision}" for precision in ("fp32", "fp16", "int8", "int4")),
@@ -46,7 +51,14 @@ def opened(folders, name):
         return EchoBackend(delay_seconds=0.001, slots=SLOTS)
     engine, precision = name.split("-")
     folder = folders / (name if engine == "exported" else precision)
-    choice = {"torch": "local", "openvino": "local", "onnx": "onnx", "exported": "auto"}[engine]
+    choice = {
+        "torch": "local",
+        "process": "local",
+        "pool": "local",
+        "openvino": "local",
+        "onnx": "onnx",
+        "exported": "auto",
+    }[engine]
     config = Config(
         model=str(folder),
         backend=choice,
@@ -55,8 +67,13 @@ def opened(folders, name):
         max_concurrent=SLOTS,
         deterministic=engine == "openvino",
     )
-    backend = select(config)
-    assert backend.info.kernel == {"torch": "torch", "openvino": "OpenVINO"}.get(engine, "ONNX Runtime")
+    if engine == "pool":
+        loads = [("cpu", choose(replace(config, max_concurrent=slots))) for slots in (1, SLOTS - 1)]
+        backend = Pool.load(loads, Progress())
+    else:
+        backend = ProcessBackend.load(config) if engine == "process" else select(config)
+    kernels = {"torch": "torch", "process": "torch", "pool": "torch", "openvino": "OpenVINO"}
+    assert backend.info.kernel == kernels.get(engine, "ONNX Runtime")
     return backend
 
 
@@ -190,7 +207,9 @@ def test_an_answer_gets_the_room_that_is_left(model):
     assert (sum(chunk.tokens for chunk in chunks), chunks[-1].finish) == (10, "length")
 
 
-@pytest.mark.parametrize("name", ["echo", "torch-fp32", "openvino-int4", "onnx-int4", "exported-int8"])
+@pytest.mark.parametrize(
+    "name", ["echo", "torch-fp32", "process-fp32", "pool-fp32", "openvino-int4", "onnx-int4", "exported-int8"]
+)
 def test_closing_ends_open_streams_and_twice_is_once(folders, name):
     backend = opened(folders, name)
 

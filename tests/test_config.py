@@ -26,6 +26,7 @@ def test_every_field_is_a_flag_and_a_variable() -> None:
     value |= {"requests_per_minute": "6", "tokens_per_minute": "7", "max_per_client": "8", "grace_seconds": "9"}
     value |= {"trusted_proxies": "10.0.0.0/8", "allowed_hosts": "a.example", "allowed_origins": "https://a.example"}
     value |= {
+        "remote_url": "http://localhost:8000",
         "log_format": "json",
         "backend": "echo",
         "precision": "int8",
@@ -36,6 +37,12 @@ def test_every_field_is_a_flag_and_a_variable() -> None:
         text = value.get(field.name, "there")
         by_flag = Config.load([f"--{field.name.replace('_', '-')}", text], {})
         assert by_flag == Config.load([], {f"YIWEN_{field.name.upper()}": text}) != Config()
+
+
+def test_a_flag_with_several_values_may_come_several_times() -> None:
+    urls = "http://one:8000", "https://two/v1"
+    assert Config.load([f"--remote-url={urls[0]}", f"--remote-url={urls[1]}"], {}).remote_url == urls
+    assert Config.load([], {"YIWEN_REMOTE_URL": ", ".join(urls)}).remote_url == urls
 
 
 def test_a_switch_needs_no_value_as_a_flag_and_may_have_one() -> None:
@@ -69,8 +76,8 @@ def test_a_path_prefix_ends_without_a_slash() -> None:
         (["--port", "99999"], {}, "--port is '99999'; it must be a whole number from 0 to 65535."),
         ([], {"YIWEN_PORT": "http"}, "YIWEN_PORT is 'http'; it must be a whole number"),
         (["--precision", "int3"], {}, "--precision is 'int3'; choose one of: auto, fp32, bf16, fp16, int8, int4."),
-        (["--backend", "vllm"], {}, "choose one of: auto, local, onnx, echo."),
-        (["--backend", "remote"], {}, "choose one of: auto, local, onnx, echo."),
+        (["--backend", "vllm"], {}, "choose one of: auto, local, onnx, remote, echo."),
+        (["--remote-url", "localhost:8000"], {}, "it must be an address such as http://localhost:8000"),
         (
             ["--max-vram-gb", "lots"],
             {},
@@ -82,7 +89,7 @@ def test_a_path_prefix_ends_without_a_slash() -> None:
         (["--kv-window", "1"], {}, "--kv-window is '1'; it must be off or a whole number from 64 to 262144."),
         ([], {"YIWEN_DETERMINISTIC": "yes"}, "YIWEN_DETERMINISTIC is 'yes'; it must be true or false."),
         (["--deterministic", "serve"], {}, "--deterministic is 'serve'; it must be true or false."),
-        (["--devices", "gpu"], {}, "auto, cpu, or one card such as cuda:0."),
+        (["--devices", "gpu"], {}, "auto, cpu, a card such as cuda:0, or several parted by commas."),
         (["--max-concurrent", "0"], {}, "auto or a whole number from 1"),
         (["--max-waiting", "-1"], {}, "--max-waiting"),
         (["--root-path", "yiwen"], {}, "a path such as /yiwen."),

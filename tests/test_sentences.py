@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from engine.backends.counting import SAMPLES
 from engine.languages import LANGUAGES
 from engine.server import health
 from tests.studio import a_browser
@@ -19,8 +20,8 @@ TABLE: dict[str, str] = json.loads((STATIC / "sentences.zh.json").read_text(enco
 AT_START = {"config", "server.keys"}  # these speak before there is a server, to whoever starts it
 IN_BOTH = {"server.login"}  # has its words in Chinese beside them
 MESSAGE_AT = {"Warning": 1, "Problem": 2, "Fault": 1}  # which argument of these is read by people
-# Not said but translated: by the self-test, by the benchmark, in an example of the API.
-TRANSLATED = {*health.SENTENCES.values(), "{}, and {}.", "Un mot <s1>gras</s1>."}
+# Not said but translated: by the self-test, by the benchmark, in an example of the API; or counted.
+TRANSLATED = {*health.SENTENCES.values(), *SAMPLES, "{}, and {}.", "Un mot <s1>gras</s1>."}
 INTERNAL = {"ValueError", "RuntimeError", "AssertionError", "TypeError", "KeyError", "Unverifiable", "Field"}
 SENTENCE = re.compile(r"[A-Z“{\w-].*\s.*\s.*[.?](?: ?\{\})?", re.DOTALL)
 MOST_FORMS = 40  # of one sentence

@@ -19,6 +19,7 @@ from engine.cards import Card, Cards, visible
 from engine.devices import SAMPLES, Device, Sampler
 from engine.metrics import Metrics
 from engine.server.answers import SystemAnswer
+from engine.types import Replica
 from tests.conftest import Serve, soon
 
 GIB = 1 << 30
@@ -49,6 +50,31 @@ def test_a_card_shows_weights_cache_workspace_and_the_rest() -> None:
     (ours,) = sampler(OURS, card(20 * GIB, allocated=19 * GIB)).sample().devices
     assert ours.parts == devices.Parts(5 * GIB, GIB, 11 * GIB, 2 * GIB, GIB, 4 * GIB)
     assert (ours.device, ours.name, ours.ours, ours.full) == ("cuda:0", "NVIDIA L4", True, False)
+
+
+def test_of_several_cards_each_shows_what_is_on_it() -> None:
+    first, second = Card("cuda:0", "NVIDIA L4", 24 * GIB, 20 * GIB), Card("cuda:1", "NVIDIA L4", 24 * GIB, 7 * GIB)
+    other = Card("cuda:2", "NVIDIA L4", 24 * GIB, 3 * GIB)
+    little = {"weights": 5 * GIB, "kv_used": 0, "kv_total": GIB}
+    replicas = [
+        Replica("cuda:0", "ready", "", OURS, 100),
+        Replica("cuda:1", "ready", "", little, 0),
+        Replica("cuda:3", "loading", "It comes.", {}, 0),
+    ]
+    watched = Sampler(
+        Metrics(lambda: OURS),
+        lambda: "cuda:0,cuda:1",
+        lambda: [first, second, other],
+        lambda: (16 * GIB, 8 * GIB),
+        replicas=lambda: replicas,
+    )
+    sample = watched.sample()
+    assert [(each.device, each.ours, each.parts.weights, each.parts.kv_used) for each in sample.devices] == [
+        ("cuda:0", True, 5 * GIB, GIB),
+        ("cuda:1", True, 5 * GIB, 0),
+        ("cuda:2", False, 0, 0),
+    ]
+    assert sample.used_bytes == 27 * GIB
 
 
 def test_on_the_cpu_the_memory_of_the_program_has_the_same_parts() -> None:

@@ -1,11 +1,11 @@
 """What a backend is: prompts go in, tokens come out. Nothing here knows about translation."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
 from engine.errors import BackendError
-from engine.types import ModelInfo, Prompt, TokenChunk
+from engine.types import ModelInfo, Prompt, Replica, TokenChunk
 
 
 class Backend(Protocol):
@@ -40,6 +40,10 @@ class Backend(Protocol):
         `pages_free`, `preempted` (sequences that had to give their pages back and begin anew, since the start), and
         where prompts that begin alike are computed once, `prompt_tokens` and `shared_tokens` (those of them that were
         in the cache already) since the start; and `batch`, the sequences that a step works on."""
+        ...
+
+    def replicas(self) -> Sequence[Replica]:
+        """The backends that it is made of, where these are several."""
         ...
 
     async def close(self) -> None:

@@ -1,12 +1,12 @@
 """A backend with no model: it says the source text back. For tests, UI work and CI; knows nothing of languages."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from concurrent.futures import Future
 
 from engine.errors import BackendError
 from engine.languages import LANGUAGES
-from engine.types import ModelInfo, Prompt, TokenChunk
+from engine.types import ModelInfo, Prompt, Replica, TokenChunk
 
 TOKEN_CHARACTERS = 4  # about what a token of English prose has
 
@@ -70,6 +70,9 @@ class EchoBackend:
 
     def memory(self) -> dict[str, int]:
         return {"weights": 0, "kv_used": 0, "kv_total": 0}
+
+    def replicas(self) -> Sequence[Replica]:
+        return ()
 
     async def close(self) -> None:
         self._closed = True

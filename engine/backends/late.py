@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from math import ceil
@@ -19,7 +19,7 @@ from math import ceil
 from engine.backends.base import Backend
 from engine.errors import BackendError, DeviceLost, Loading, StartupError
 from engine.progress import Progress, Stopped
-from engine.types import LoadState, ModelInfo, Prompt, TokenChunk
+from engine.types import LoadState, ModelInfo, Prompt, Replica, TokenChunk
 
 Load = Callable[[Progress], Backend]
 MOST_RETRY_SECONDS = 5  # a document that waits goes on soon after, however long the rest was thought to take
@@ -47,13 +47,16 @@ class Arrival:
 
 class LateBackend:
     """`load` is called on a thread, once `start` is. Where it raises the first time, or the device is lost, there is a
-    `failure`, and `gave_up` is called on that thread."""
+    `failure`, and `gave_up` is called on that thread. One that is `patient` goes on after the first time as after any
+    other. Whoever is in `listeners` is told, on any thread, that it has come, broken, or could not be loaded."""
 
-    def __init__(self, load: Load, gave_up: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, load: Load, gave_up: Callable[[], None] = lambda: None, patient: bool = False) -> None:
         self.progress = Progress()
+        self.listeners: list[Callable[[], None]] = []
+        self.trouble: StartupError | None = None  # why it could not be loaded the last time
         self.failure: StartupError | DeviceLost | None = None
         self.failed: Future[BackendError] = Future()
-        self._load, self._gave_up = load, gave_up
+        self._load, self._gave_up, self._patient = load, gave_up, patient
         self._backend: Backend | None = None
         self._info: ModelInfo | None = None  # also of the last one
         self._coming = _waited_for()
@@ -96,6 +99,10 @@ class LateBackend:
         backend = self._backend
         return backend.memory() if backend else {}
 
+    def replicas(self) -> Sequence[Replica]:
+        backend = self._backend
+        return backend.replicas() if backend else ()
+
     async def close(self) -> None:
         self._stop()
         if backend := self._backend:
@@ -134,12 +141,13 @@ class LateBackend:
                     return self._give_up(broken) if broken else None
                 if time.monotonic() - began > GOOD_SECONDS:
                     pause, attempt = PAUSE_SECONDS, 0
-            if failure:
-                if not self._info:
-                    return self._give_up(failure)
-                broken = BackendError(str(failure))
+            if failure and not (self._info or self._patient):
+                return self._give_up(failure)
             attempt += 1
+            if failure:
+                broken, self.trouble = BackendError(str(failure)), type(failure)(str(failure))  # without its frames
             self.progress.again(f"{broken} This is attempt {attempt}.")
+            self._tell()
             log.warning("the model is loaded again in %.0f s, attempt %s: %s", pause, attempt, broken)
             self._wake.wait(pause)
             pause = min(2 * pause, MOST_PAUSE_SECONDS)
@@ -150,8 +158,9 @@ class LateBackend:
         backend = self._load(self.progress)
         backend.failed.add_done_callback(self._broke)  # before all others, who look for the next one then
         with self._lock:
-            self._info, self._backend = backend.info, backend
+            self._info, self._backend, self.trouble = backend.info, backend, None
             self._coming.set_result(Arrival(backend.slots, backend.failed))
+        self._tell()
         if backend.failed.done():  # since before it was there
             self._broke(backend.failed)
         self._wake.wait()
@@ -177,6 +186,7 @@ class LateBackend:
                 self.progress.again(str(failed.result()))
                 self._backend, self._coming = None, _waited_for()
                 self._wake.set()
+        self._tell()
 
     def _give_up(self, error: StartupError | DeviceLost) -> None:
         self.failure = error
@@ -184,7 +194,12 @@ class LateBackend:
         self._coming.set_exception(error)
         if isinstance(error, DeviceLost):
             self.failed.set_result(error)
+        self._tell()
         self._gave_up()
+
+    def _tell(self) -> None:
+        for listener in self.listeners:
+            listener()
 
 
 def _waited_for() -> Future[Arrival]:

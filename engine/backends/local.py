@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -28,7 +28,7 @@ from engine.inference.runner import Runner, TorchRunner
 from engine.inference.sampler import resolve
 from engine.progress import Advance, Progress, Step, untold
 from engine.shape import ModelShape
-from engine.types import FinishReason, ModelInfo, Prompt, TokenChunk
+from engine.types import FinishReason, ModelInfo, Prompt, Replica, TokenChunk
 
 PAINT_SECONDS = 0.012  # between two deliveries; a screen is painted every 16 ms
 DOWNLOAD_BYTES_A_SECOND = 12_500_000  # 100 Mbit/s, until the connection has shown its own speed
@@ -182,6 +182,9 @@ class LocalBackend:
         if self._batcher.shares:
             pages |= {"prompt_tokens": counts.prompt_tokens, "shared_tokens": counts.shared_tokens}
         return self._runner.memory() | {"kv_used": used} | pages | self._batcher.device_bytes
+
+    def replicas(self) -> Sequence[Replica]:
+        return ()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._batcher.close)

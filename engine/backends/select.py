@@ -3,6 +3,7 @@
 import logging
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from engine.backends.base import Backend
@@ -29,6 +30,8 @@ def choose(config: Config) -> Load:
 
         log.info("backend=echo: asked for; it has no model and says the source back")
         return lambda _: EchoBackend()
+    if config.backend == "remote" or (config.backend == "auto" and config.remote_url):
+        return _remote(config)
     model = _model(config.model)
     exported = (Path(model) / "model.onnx").is_file()  # as engine.tools.export_onnx writes it
     if exported and config.backend == "local":
@@ -40,6 +43,8 @@ def choose(config: Config) -> Load:
     log.info("backend=%s: %s", chosen.backend.replace("auto", "local"), reason)
     if chosen.backend == "onnx":
         _check_onnx(chosen)
+    if "," in chosen.devices:
+        return _on_each_device(chosen)
 
     def load(progress: Progress) -> Backend:
         progress.report("libraries" if Path(model).is_dir() else "download")
@@ -56,6 +61,35 @@ def choose(config: Config) -> Load:
         return LocalBackend.load(chosen, progress)
 
     return load
+
+
+def _remote(config: Config) -> Load:
+    """The model that others serve; of several, whoever has least to do is asked."""
+    from engine.backends.pool import Pool
+    from engine.backends.remote import RemoteBackend
+
+    if not config.remote_url:
+        raise ConfigError("--backend remote needs --remote-url, the address of a server that has the model.")
+    loads = [(url, partial(RemoteBackend.load, replace(config, remote_url=(url,)))) for url in config.remote_url]
+    log.info("backend=remote: %s", ", ".join(config.remote_url))
+    return loads[0][1] if len(loads) == 1 else lambda progress: Pool.load(loads, progress)
+
+
+def _on_each_device(config: Config) -> Load:
+    """The model on each device of the config, each in a process of its own. Those of the CPU have its cores divided."""
+    from engine.backends.pool import Pool
+    from engine.backends.process import ProcessBackend
+    from engine.hardware import allowed_cores
+
+    devices = config.devices.split(",")
+    slots = config.max_concurrent and -(-config.max_concurrent // len(devices))
+    on_cpu, cores = devices.count("cpu"), allowed_cores()
+    loads = []
+    for number, device in enumerate(devices):
+        share = cores[devices[:number].count("cpu") :: on_cpu] if device == "cpu" and on_cpu > 1 else []
+        one = replace(config, devices=device, max_concurrent=slots)
+        loads.append((device, partial(ProcessBackend.load, one, cores=share)))
+    return lambda progress: Pool.load(loads, progress)
 
 
 def _check_onnx(config: Config) -> None:

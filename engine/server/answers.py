@@ -224,7 +224,7 @@ class DeviceAnswer(BaseModel):
     device: str = Field(examples=["cuda:0", "cpu"])
     name: str = Field(examples=["NVIDIA L4"])
     total_bytes: int = Field(description="of the CPU: the machine's memory, or that of its control group")
-    used_bytes: int = Field(description="of a card by everybody, of the CPU by this program")
+    used_bytes: int = Field(description="of a card by everybody, of the CPU by this program and its workers")
     limit_bytes: int | None = Field(description="--max-vram-gb; null without it, and where the model is not")
     ours: bool = Field(description="whether the model is there")
     full: bool = Field(
@@ -236,7 +236,7 @@ class DeviceAnswer(BaseModel):
 
 class PastAnswer(BaseModel):
     ago: float = Field(description="seconds")
-    used_bytes: int = Field(description="of the device where the model is")
+    used_bytes: int = Field(description="of the devices where the model is")
     tokens_per_second: float
 
 

@@ -27,7 +27,7 @@ def sampler_of(translator: Translator, metrics: Metrics) -> Sampler:
         info = _model(translator)
         return info.device if info else ""
 
-    return Sampler(metrics, device)
+    return Sampler(metrics, device, replicas=translator.replicas)
 
 
 def router(

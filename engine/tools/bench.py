@@ -5,6 +5,7 @@
     python -m engine.tools.bench kernels --synthetic 7b
     python -m engine.tools.bench markup
     python -m engine.tools.bench onnx
+    python -m engine.tools.bench plan --users 10000 --words-per-minute 30 --curve engine/tools/curves/7b-int4-h200.json
     python -m engine.tools.bench serve
 
 `python -m engine.tools.bench PART --help` says more.
@@ -15,7 +16,7 @@ import json
 import sys
 
 from engine.errors import YiwenError
-from engine.tools import bench_engine, bench_kernels, bench_markup, bench_onnx, bench_serve
+from engine.tools import bench_engine, bench_kernels, bench_markup, bench_onnx, bench_plan, bench_serve
 from engine.tools.machine import machine
 
 PARTS = {
@@ -23,6 +24,7 @@ PARTS = {
     "kernels": bench_kernels,
     "markup": bench_markup,
     "onnx": bench_onnx,
+    "plan": bench_plan,
     "serve": bench_serve,
 }
 
