@@ -69,7 +69,7 @@ def send(url: str, text: str = LINES) -> str:
 
 
 def done(document: str) -> bool:
-    said = httpx.get(document).json()
+    said = httpx.get(document, timeout=20).json()  # the disk is shared with other tests
     assert said["status"] != "error", said
     return bool(said["status"] == "done")
 
@@ -127,7 +127,7 @@ def test_a_document_whose_disk_gets_full_ends_with_the_reason_and_goes_on_once_t
     soon(lambda: httpx.get(document).json()["segments_done"] > 3)
     monkeypatch.setattr(Path, "open", opened)
     soon(lambda: httpx.get(document).json()["status"] == "error")
-    said = httpx.get(document).json()
+    said = httpx.get(document, timeout=20).json()  # the disk is shared with other tests
     assert (said["code"], "No space left" in said["error"]) == ("not_stored", True)
     monkeypatch.undo()
     assert httpx.post(f"{document}/retry").status_code == 202
