@@ -100,7 +100,7 @@ def test_ten_times_the_html_takes_at_most_about_ten_times_as_long():
     def seconds(source):
         return cpu_seconds(lambda: rebuilt(source, lambda text: text + "!"))
 
-    assert seconds(page * 10) < 14 * seconds(page)  # 10, and what a busy machine adds
+    assert seconds(page * 10) < 25 * seconds(page)  # 10, and what a busy machine adds; a square would be 100
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def seconds(source):
 
 def test_ten_times_the_page_takes_at_most_about_ten_times_as_long():
     page = '# A *b*\n\nSome **bold** text, a [link](u "t") and\nmore `code`.\n\n- one\n- ![two](v)\n\n| a | b |\n|---|---|\n| c | d |\n\n' * 150  # noqa: E501  # fmt: skip
-    assert seconds(page * 10) < 14 * seconds(page)  # 10, and what a busy machine adds
+    assert seconds(page * 10) < 25 * seconds(page)  # 10, and what a busy machine adds; a square would be 100
 
 
 SLOW = ["![", "![a](", "[a](b 'c", "[a]: b 'c\n", "<b title='", "<div>\n", "> <p>\n", "::: tip a\n", "!!! a\n    ", "a\n: b\n", "<b>", "</i>", "_a ", "~a ", "~"]  # noqa: E501  # fmt: skip
