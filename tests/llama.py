@@ -11,34 +11,17 @@ CONTEXT_TOKENS = 1_024  # of a slot
 
 def write_gguf(folder: Path, target: Path) -> None:
     """A checkpoint of any kind in fp16, with all that is around a model."""
-    import gguf  # and what follows: the server needs none of it, and starts in half a second without
-    import torch
+    import torch  # and what follows: the server needs none of it, and starts in half a second without
 
     from engine.inference import checkpoint
-    from engine.tools.bench_gguf import _tensors
+    from engine.tools import bench_gguf
 
     model = checkpoint.load_model(folder, checkpoint.read_config(folder), torch.float32, "cpu")
-    config = model.config
-    writer = gguf.GGUFWriter(target, "hunyuan-dense")
-    writer.add_context_length(config.max_positions)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.kv_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_base)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    _write_tokenizer(writer, folder, config.vocab_size)
-    for name, tensor in _tensors(model):
+    writer = bench_gguf.begun(model.config, target)
+    _write_tokenizer(writer, folder, model.config.vocab_size)
+    for name, tensor in bench_gguf.tensors(model):
         writer.add_tensor(name, (tensor.half() if tensor.ndim > 1 else tensor.float()).numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    bench_gguf.finish(writer)
 
 
 def _write_tokenizer(writer, folder: Path, size: int) -> None:

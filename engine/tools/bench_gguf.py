@@ -5,12 +5,13 @@ It has no tokenizer, since whoever times an engine hands it ids.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.inference import checkpoint
-from engine.inference.model import HunYuanDense
+from engine.inference.model import HunYuanDense, ModelConfig
 
 _NAMES = {  # what stands in a layer of our model → llama.cpp's names of its parts
     "input_norm": ("attn_norm",),
@@ -29,7 +30,23 @@ def write_gguf(folder: Path, target: Path) -> None:
     import gguf  # a peer's package: whoever does not compare needs none
 
     model = checkpoint.load_model(folder, checkpoint.read_config(folder), torch.float32, "cpu")
-    config = model.config
+    writer = begun(model.config, target)
+    writer.add_tokenizer_model("none")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    for name, tensor in tensors(model):
+        form = gguf.GGMLQuantizationType.Q4_0
+        if tensor.ndim == 1:
+            form = gguf.GGMLQuantizationType.F32
+        elif name in ("token_embd.weight", "output.weight"):
+            form = gguf.GGMLQuantizationType.Q8_0
+        writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), form), raw_dtype=form)
+    finish(writer)
+
+
+def begun(config: ModelConfig, target: Path) -> Any:
+    """A `gguf.GGUFWriter` that has the model's sizes; tokenizer and tensors are still to come, and `finish`."""
+    import gguf
+
     writer = gguf.GGUFWriter(target, "hunyuan-dense")
     writer.add_context_length(config.max_positions)
     writer.add_embedding_length(config.hidden_size)
@@ -43,22 +60,17 @@ def write_gguf(folder: Path, target: Path) -> None:
     writer.add_rope_freq_base(config.rope_base)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("none")
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
-    for name, tensor in _tensors(model):
-        form = gguf.GGMLQuantizationType.Q4_0
-        if tensor.ndim == 1:
-            form = gguf.GGMLQuantizationType.F32
-        elif name in ("token_embd.weight", "output.weight"):
-            form = gguf.GGMLQuantizationType.Q8_0
-        writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), form), raw_dtype=form)
+    return writer
+
+
+def finish(writer: Any) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _tensors(model: HunYuanDense) -> Iterator[tuple[str, Tensor]]:
+def tensors(model: HunYuanDense) -> Iterator[tuple[str, Tensor]]:
     config = model.config
     heads = [config.heads * config.head_dim] + 2 * [config.kv_heads * config.head_dim]
     weights = {name.removesuffix(".weight"): tensor for name, tensor in model.state_dict().items()}
