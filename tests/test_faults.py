@@ -69,7 +69,7 @@ def send(url: str, text: str = LINES) -> str:
 
 
 def done(document: str) -> bool:
-    said = httpx.get(document, timeout=20).json()  # the disk is shared with other tests
+    said = httpx.get(document, timeout=60).json()  # the disk is shared with other tests
     assert said["status"] != "error", said
     return bool(said["status"] == "done")
 
@@ -127,7 +127,7 @@ def test_a_document_whose_disk_gets_full_ends_with_the_reason_and_goes_on_once_t
     soon(lambda: httpx.get(document).json()["segments_done"] > 3)
     monkeypatch.setattr(Path, "open", opened)
     soon(lambda: httpx.get(document).json()["status"] == "error")
-    said = httpx.get(document, timeout=20).json()  # the disk is shared with other tests
+    said = httpx.get(document, timeout=60).json()  # the disk is shared with other tests
     assert (said["code"], "No space left" in said["error"]) == ("not_stored", True)
     monkeypatch.undo()
     assert httpx.post(f"{document}/retry").status_code == 202
@@ -382,13 +382,13 @@ class Kept:
                     return
 
     def check(self, url: str) -> None:
-        listed = httpx.get(f"{url}/glossaries").json()
+        listed = httpx.get(f"{url}/glossaries", timeout=60).json()
         found = {one["id"]: one["term_count"] for one in (listed["glossaries"] if isinstance(listed, dict) else listed)}
         assert self.glossaries.items() <= found.items()
         for document_id, text in self.documents.items():
             document = f"{url}/documents/{document_id}"
-            soon(lambda document=document: done(document), seconds=30)  # type: ignore[misc]
-            said = httpx.get(f"{document}/result").text
+            soon(lambda document=document: done(document), seconds=90)  # type: ignore[misc]
+            said = httpx.get(f"{document}/result", timeout=60).text
             first, _, rest = text.partition("\n")
             got, _, more = said.partition("\n")
             assert more == rest
