@@ -23,6 +23,7 @@ class Config:
     remote_url: tuple[str, ...] = ()  # servers that have the model
     remote_key: str | None = None
     devices: str = "auto"
+    split: str = "auto"
     precision: str = "auto"
     max_vram_gb: float | None = None  # of 10⁹ bytes, all that we take of a card; None: nearly all that is free
     kv_dtype: str = "auto"
@@ -136,11 +137,17 @@ def _networks(value: str) -> tuple[str, ...]:
 
 
 def _devices(value: str) -> str:
-    """Parted by commas; a card once, since its memory is given away once, the CPU as often as one likes."""
-    names = value.split(",")
+    """Parted by commas, each a device or several cards joined by +; a card once, since its memory is given away once,
+    the CPU as often as one likes."""
+    names = re.split("[,+]", value)
     cards = [name for name in names if name != "cpu"]
-    if value != "auto" and not all(name == "cpu" or re.fullmatch(r"cuda:(0|[1-9][0-9]?)", name) for name in names):
-        raise ValueError("it must be auto, cpu, a card such as cuda:0, or several parted by commas")
+    card = "cuda:(0|[1-9][0-9]?)"
+    each = rf"cpu|{card}(\+{card})*"
+    if value not in ("auto", "all") and not all(re.fullmatch(each, group) for group in value.split(",")):
+        raise ValueError(
+            "it must be auto, all, cpu, a card such as cuda:0, several such as cuda:0,cuda:1, or cards joined by + for "
+            "one model on all of them"
+        )
     if len(set(cards)) < len(cards):
         raise ValueError("it must name each card once")
     return value
@@ -163,7 +170,15 @@ _OPTIONS = {
         "server that speaks OpenAI's API and has the model: vLLM, SGLang, llama.cpp; several work as one",
     ),
     "remote_key": _Option(_any, "key of these servers"),
-    "devices": _Option(_devices, "auto, cpu, cuda:0, or several such as cuda:0,cuda:1: a model on each, in a process"),
+    "devices": _Option(
+        _devices,
+        "auto (the best), cpu, cuda:0; several such as cuda:0,cuda:1, or all cards: a model on each, in a process; "
+        "cuda:0+cuda:1: one model on both",
+    ),
+    "split": _Option(
+        _one_of("auto", "layers", "tensor"),
+        "how a model is divided over cards joined by +: layers (more memory) or tensor (a faster answer)",
+    ),
     "precision": _Option(
         _one_of("auto", "fp32", "bf16", "fp16", "int8", "int4"), "auto, fp32, bf16, fp16, int8 or int4"
     ),

@@ -27,6 +27,7 @@ def test_every_field_is_a_flag_and_a_variable() -> None:
     value |= {"trusted_proxies": "10.0.0.0/8", "allowed_hosts": "a.example", "allowed_origins": "https://a.example"}
     value |= {
         "remote_url": "http://localhost:8000",
+        "split": "tensor",
         "log_format": "json",
         "backend": "echo",
         "precision": "int8",
@@ -89,7 +90,10 @@ def test_a_path_prefix_ends_without_a_slash() -> None:
         (["--kv-window", "1"], {}, "--kv-window is '1'; it must be off or a whole number from 64 to 262144."),
         ([], {"YIWEN_DETERMINISTIC": "yes"}, "YIWEN_DETERMINISTIC is 'yes'; it must be true or false."),
         (["--deterministic", "serve"], {}, "--deterministic is 'serve'; it must be true or false."),
-        (["--devices", "gpu"], {}, "auto, cpu, a card such as cuda:0, or several parted by commas."),
+        (["--devices", "gpu"], {}, "it must be auto, all, cpu, a card such as cuda:0, several such as cuda:0,cuda:1,"),
+        (["--devices", "cpu+cuda:0"], {}, "cards joined by + for one model on all of them."),
+        (["--devices", "cuda:0+cuda:1,cuda:1"], {}, "it must name each card once."),
+        (["--split", "rows"], {}, "choose one of: auto, layers, tensor."),
         (["--max-concurrent", "0"], {}, "auto or a whole number from 1"),
         (["--max-waiting", "-1"], {}, "--max-waiting"),
         (["--root-path", "yiwen"], {}, "a path such as /yiwen."),

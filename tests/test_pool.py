@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +15,19 @@ from pathlib import Path
 import httpx
 import pytest
 
+from engine import hardware
 from engine.backends import late as late_module
 from engine.backends import pool as pool_module
 from engine.backends.base import Backend
 from engine.backends.echo import TOKEN_CHARACTERS, EchoBackend
 from engine.backends.late import LateBackend, Load
+from engine.backends.local import LocalBackend
 from engine.backends.pool import MOST_FUTILE, Pool
 from engine.backends.process import ProcessBackend
 from engine.backends.select import select
 from engine.config import Config
 from engine.errors import BackendError, ConfigError, DeviceLost, Loading, StartupError
-from engine.hardware import allowed_cores
+from engine.hardware import Card, Machine, allowed_cores
 from engine.progress import Progress, Stopped
 from engine.types import Prompt, Sampling, TokenChunk
 from tests.conftest import Serve, soon
@@ -486,6 +488,28 @@ def test_those_on_the_cpu_divide_its_cores_and_what_runs_at_once(workers: Pool) 
     assert first | second == set(cores)
     assert len(first & second) == (len(cores) == 1)
     assert [each.slots for each in workers._members] == [4, 4]
+
+
+@pytest.mark.parametrize(("cards", "asked"), [(1, ["cuda:0"]), (3, ["cuda:0", "cuda:1", "cuda:2"])])
+def test_all_devices_are_all_cards(cards: int, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(10**9, 10**9, 2, False, tuple(Card(f"cuda:{n}", "Card", 10**9, (8, 0)) for n in range(cards)))
+    monkeypatch.setattr(hardware, "survey", lambda _: machine)
+    loaded = []
+
+    def load(config: Config, *_: object, cores: Sequence[int] = ()) -> EchoBackend:
+        loaded.append(config.devices)
+        return EchoBackend()
+
+    monkeypatch.setattr(LocalBackend, "load", load)
+    monkeypatch.setattr(ProcessBackend, "load", load)
+    backend = select(Config(devices="all"))
+    assert sorted(loaded) == asked
+    asyncio.run(backend.close())
+
+
+def test_all_cards_of_a_machine_that_has_none_are_refused() -> None:
+    with pytest.raises(ConfigError, match="this machine has no CUDA card; leave it out"):
+        select(Config(devices="all"))
 
 
 def test_a_worker_killed_at_full_load_loses_no_request_and_changes_no_word(

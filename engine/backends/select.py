@@ -43,24 +43,24 @@ def choose(config: Config) -> Load:
     log.info("backend=%s: %s", chosen.backend.replace("auto", "local"), reason)
     if chosen.backend == "onnx":
         _check_onnx(chosen)
-    if "," in chosen.devices:
-        return _on_each_device(chosen)
+    if chosen.devices == "all" or "," in chosen.devices:
+        return partial(_on_each_device, chosen)
+    return partial(_on_one_device, chosen)
 
-    def load(progress: Progress) -> Backend:
-        progress.report("libraries" if Path(model).is_dir() else "download")
-        if chosen.backend == "onnx":
-            try:
-                from engine.backends import onnx
-            except ImportError as error:
-                raise ConfigError(
-                    f"ONNX Runtime cannot be imported ({error}); install the versions that requirements.txt names."
-                ) from error
-            return onnx.load(chosen, progress)
-        from engine.backends.local import LocalBackend
 
-        return LocalBackend.load(chosen, progress)
+def _on_one_device(config: Config, progress: Progress) -> Backend:
+    progress.report("libraries" if Path(config.model).is_dir() else "download")
+    if config.backend == "onnx":
+        try:
+            from engine.backends import onnx
+        except ImportError as error:
+            raise ConfigError(
+                f"ONNX Runtime cannot be imported ({error}); install the versions that requirements.txt names."
+            ) from error
+        return onnx.load(config, progress)
+    from engine.backends.local import LocalBackend
 
-    return load
+    return LocalBackend.load(config, progress)
 
 
 def _remote(config: Config) -> Load:
@@ -75,13 +75,20 @@ def _remote(config: Config) -> Load:
     return loads[0][1] if len(loads) == 1 else lambda progress: Pool.load(loads, progress)
 
 
-def _on_each_device(config: Config) -> Load:
+def _on_each_device(config: Config, progress: Progress) -> Backend:
     """The model on each device of the config, each in a process of its own. Those of the CPU have its cores divided."""
     from engine.backends.pool import Pool
     from engine.backends.process import ProcessBackend
-    from engine.hardware import allowed_cores
+    from engine.hardware import allowed_cores, survey
 
     devices = config.devices.split(",")
+    if config.devices == "all":
+        devices = [card.device for card in survey(config.devices).cards]
+        if not devices:
+            raise ConfigError("--devices all means all cards, and this machine has no CUDA card; leave it out.")
+        log.info("devices=%s: all cards of this machine", ",".join(devices))
+    if len(devices) == 1:
+        return _on_one_device(replace(config, devices=devices[0]), progress)
     slots = config.max_concurrent and -(-config.max_concurrent // len(devices))
     on_cpu, cores = devices.count("cpu"), allowed_cores()
     loads = []
@@ -89,7 +96,7 @@ def _on_each_device(config: Config) -> Load:
         share = cores[devices[:number].count("cpu") :: on_cpu] if device == "cpu" and on_cpu > 1 else []
         one = replace(config, devices=device, max_concurrent=slots)
         loads.append((device, partial(ProcessBackend.load, one, cores=share)))
-    return lambda progress: Pool.load(loads, progress)
+    return Pool.load(loads, progress)
 
 
 def _check_onnx(config: Config) -> None:
