@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -76,10 +77,10 @@ def _remote(config: Config) -> Load:
 
 
 def _on_each_device(config: Config, progress: Progress) -> Backend:
-    """The model on each device of the config, each in a process of its own. Those of the CPU have its cores divided."""
+    """The model on each device of the config, each in a process of its own."""
     from engine.backends.pool import Pool
     from engine.backends.process import ProcessBackend
-    from engine.hardware import allowed_cores, survey
+    from engine.hardware import survey
 
     devices = config.devices.split(",")
     if config.devices == "all":
@@ -90,13 +91,20 @@ def _on_each_device(config: Config, progress: Progress) -> Backend:
     if len(devices) == 1:
         return _on_one_device(replace(config, devices=devices[0]), progress)
     slots = config.max_concurrent and -(-config.max_concurrent // len(devices))
-    on_cpu, cores = devices.count("cpu"), allowed_cores()
     loads = []
-    for number, device in enumerate(devices):
-        share = cores[devices[:number].count("cpu") :: on_cpu] if device == "cpu" and on_cpu > 1 else []
+    for device, cores in zip(devices, cores_of(devices), strict=True):
         one = replace(config, devices=device, max_concurrent=slots)
-        loads.append((device, partial(ProcessBackend.load, one, cores=share)))
+        loads.append((device, partial(ProcessBackend.load, one, cores=cores)))
     return Pool.load(loads, progress)
+
+
+def cores_of(devices: Sequence[str]) -> list[tuple[int, ...]]:
+    """Those of a process on each device: several on the CPU divide its cores; none are all of them."""
+    from engine.hardware import allowed_cores
+
+    on_cpu, cores = devices.count("cpu"), tuple(allowed_cores())
+    shares = iter([cores[number::on_cpu] for number in range(on_cpu)] if on_cpu > 1 else [()])
+    return [next(shares) if device == "cpu" else () for device in devices]
 
 
 def _check_onnx(config: Config) -> None:
