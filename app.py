@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from engine.backends import ranks
 from engine.config import GC_THRESHOLD, Config
 from engine.errors import ConfigError, DeviceLost, StartupError
 from engine.log import start as start_log
@@ -20,6 +22,7 @@ STOP_SECONDS = 1  # at the end, for connections that have nothing under way: tho
 LOADING_STOP_SECONDS = 2  # for a model that is being loaded then
 FAILED_SECONDS = 2.5  # that a page has to read why the model could not be loaded; it asks every 2 s
 PONG_SECONDS = 60  # in which a WebSocket answers a ping, behind all that it has not read yet
+ALONE = ("127.0.0.1", "localhost", "::1")  # hosts on which no other machine reaches us
 LOST = 75  # exit status: start me again (EX_TEMPFAIL)
 
 log = logging.getLogger("yiwen")
@@ -27,13 +30,24 @@ log = logging.getLogger("yiwen")
 
 def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a container is stopped as a terminal is: with Ctrl-C
+    if argv[:1] == ["models"]:  # a program of its own
+        sys.argv[1:] = argv[1:]
+        runpy.run_module("engine.tools.models", run_name="__main__")
+        return 0
     try:
+        rank = ranks.rank_of(os.environ)
         config = Config.load(argv, os.environ)
-        start_log(config.log_level, config.log_format)
-        with _listen(config.host, config.port) as listener:
-            _serve(config, listener)
+        start_log(config.log_level, config.log_format, {"rank": str(rank.number)} if rank else None)
+        ranks.settle(os.environ)
+        if rank and rank.number:
+            ranks.host(rank)
+            return 0
+        config = ranks.as_launched(config, rank, os.environ)
+        with _listen(config.host, config.port) as listener, ranks.meeting(rank) as others:
+            _serve(config, listener, others)
     except StartupError as error:
-        print(f"yiwen: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several on a machine one says it
+            print(f"yiwen: {error}", file=sys.stderr)
         return 2
     except DeviceLost as error:
         print(f"yiwen: {error}", file=sys.stderr)
@@ -60,20 +74,20 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _serve(config: Config, listener: socket.socket) -> None:
+def _serve(config: Config, listener: socket.socket, others: ranks.Others | None) -> None:
     """Until Ctrl-C, or until the model turns out not to load. The imports stand here since they cost seconds: what the
     user mistyped is told before, and the model's own libraries come once the page is up."""
     from engine.backends.base import Backend
     from engine.backends.late import LateBackend
     from engine.backends.select import choose
 
-    load = choose(config)
+    load = choose(config, others)
 
     import uvicorn
 
     from engine import detect
     from engine.documents.store import Documents
-    from engine.metrics import Metrics
+    from engine.metrics import Metrics, resident_bytes
     from engine.progress import Progress
     from engine.scheduler import Scheduler
     from engine.server.app import create_app
@@ -88,6 +102,8 @@ def _serve(config: Config, listener: socket.socket) -> None:
         backend = load(progress)
         info = backend.info
         log.info("model %s, %s on %s", info.name, info.precision, info.device)
+        if "Tencent HY" in info.licence and config.provider is None and config.host not in ALONE:
+            log.warning("others can reach this, and the model's licence wants its provider named: give --provider")
         detect.load()  # half a second, which the first translation would wait for
         return backend
 
@@ -100,7 +116,8 @@ def _serve(config: Config, listener: socket.socket) -> None:
     scheduler = Scheduler(1, config.max_waiting)  # it gets the backend's slots once that is there
     translator = Translator(backend, scheduler, config.max_text_tokens)
     limit = None if config.max_vram_gb is None else int(config.max_vram_gb * 1e9)
-    metrics = Metrics(backend.memory, limit_bytes=limit)
+    first = os.getppid() if others else None  # of our processes: the launcher
+    metrics = Metrics(backend.memory, lambda: resident_bytes(first), limit_bytes=limit)
     documents = Documents(translator, metrics, Path(config.data_dir))
     glossaries = Glossaries(Path(config.data_dir))
     app = create_app(config, translator, scheduler, metrics, documents, glossaries, backend.close, backend)

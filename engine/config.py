@@ -9,6 +9,7 @@ from ipaddress import ip_network
 from typing import Any, NoReturn
 
 from engine.errors import ConfigError
+from engine.version import VERSION
 
 PREFIX = "YIWEN_"
 # Of Python's collector. A document is hundreds of thousands of small values, none of them garbage: with Python's own
@@ -19,6 +20,7 @@ GC_THRESHOLD = 100_000, 50, 100
 @dataclass(frozen=True, slots=True)
 class Config:
     model: str = "embedded"
+    accept_licence: bool = False  # of the model, which is downloaded then without a question
     backend: str = "auto"
     remote_url: tuple[str, ...] = ()  # servers that have the model
     remote_key: str | None = None
@@ -26,6 +28,7 @@ class Config:
     split: str = "auto"
     precision: str = "auto"
     max_vram_gb: float | None = None  # of 10⁹ bytes, all that we take of a card; None: nearly all that is free
+    max_ram_gb: float | None = None  # the same of this machine's memory; None: most of what is free
     kv_dtype: str = "auto"
     kv_window: int | None = None  # tokens kept in the KV cache besides the first page; None: all
     deterministic: bool = False
@@ -45,6 +48,7 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 7860
     root_path: str = ""
+    provider: str | None = None  # who offers this to others, in full
     log_level: str = "info"
     log_format: str = "text"
 
@@ -52,7 +56,7 @@ class Config:
     def load(cls, argv: Sequence[str], environ: Mapping[str, str]) -> "Config":
         """A flag beats its variable, which beats the default. Raises `ConfigError` for anything unknown or unfit."""
         by_flag, by_variable = _read_flags(argv), _read_variables(environ)
-        chosen: dict[str, Any] = {}
+        chosen = _in_a_space(environ)
         for name, option in _OPTIONS.items():
             if name in by_flag:
                 chosen[name] = _parse(_flag(name), by_flag[name], option)
@@ -161,6 +165,9 @@ def _path_prefix(value: str) -> str:
 
 _OPTIONS = {
     "model": _Option(_any, "embedded (ships with Yiwen), a folder, or a hub id"),
+    "accept_licence": _Option(
+        _yes_or_no, "the model's licence is accepted, where it has to be before a download", alone="true"
+    ),
     "backend": _Option(
         _one_of("auto", "local", "onnx", "remote", "echo"),
         "auto, local (our engine), onnx, remote (see --remote-url), or echo (says the source back)",
@@ -184,6 +191,11 @@ _OPTIONS = {
     ),
     "max_vram_gb": _Option(
         _or_none("auto", _gigabytes), "gigabytes of a card, past which nothing is taken: weights, cache and all", "auto"
+    ),
+    "max_ram_gb": _Option(
+        _or_none("auto", _gigabytes),
+        "gigabytes of this machine's memory to plan with for a model on the CPU: weights, cache and the program",
+        "auto",
     ),
     "kv_dtype": _Option(_one_of("auto", "bf16", "fp8"), "numbers of a card's KV cache: auto, bf16 or fp8 (half of it)"),
     "kv_window": _Option(
@@ -228,6 +240,7 @@ _OPTIONS = {
     "host": _Option(_any, "address to listen on; 0.0.0.0 lets other machines in"),
     "port": _Option(_number(0, 65_535), "port to listen on; 0 takes a free one"),
     "root_path": _Option(_path_prefix, "path before ours when a proxy serves Yiwen below one, such as /yiwen"),
+    "provider": _Option(_any, "full name of who offers this to others, for the page; HY-MT1.5's licence asks for it"),
     "log_level": _Option(_one_of("debug", "info", "warning", "error"), "debug, info, warning or error"),
     "log_format": _Option(_one_of("text", "json"), "text, or json: an object a line"),
 }
@@ -243,9 +256,11 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str]:
         prog="python app.py",
         usage="python app.py [flags]",
         description="Yiwen, a translation studio on your own machine: a web page, a REST API and a WebSocket.",
-        epilog=f"Each flag can also be set as a variable: --log-level is {PREFIX}LOG_LEVEL. A flag beats its variable.",
+        epilog=f"Each flag can also be set as a variable: --log-level is {PREFIX}LOG_LEVEL. A flag beats its variable. "
+        "`python app.py models` lists the models that Yiwen knows, and downloads them.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"yiwen {VERSION}", help="show the version and end")
     for field in fields(Config):
         option = _OPTIONS[field.name]
         default = option.none if field.default in (None, ()) else str(field.default)
@@ -279,6 +294,15 @@ def _parse(said_as: str, value: str, option: _Option) -> object:
         return option.parse(value)
     except ValueError as error:
         raise ConfigError(f"{said_as} is {value[:80]!r}; {error}.") from error
+
+
+def _in_a_space(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What holds in a Space of Hugging Face where nothing else is said: its page stands in a frame of theirs, and is
+    asked through proxies of their own network."""
+    host = environ.get("SPACE_HOST")
+    if not host:
+        return {}
+    return {"allowed_origins": ("https://huggingface.co", f"https://{host}"), "trusted_proxies": ("10.0.0.0/8",)}
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

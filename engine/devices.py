@@ -1,18 +1,18 @@
-"""What each device holds and how fast we are, sampled every two seconds for a minute, in a thread of its own: whoever
-asks reads what was sampled. Knows no model and no request; what is measured is handed in."""
+"""What each device holds, what each of several members of the model is at, and how fast we are, sampled every two
+seconds for a minute, in a thread of its own: whoever asks reads what was sampled. Knows no model and no request; what
+is measured is handed in."""
 
 import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import Literal
 
-import psutil
-
+from engine.balance import Load, Standing
 from engine.cards import Card, Cards
-from engine.hardware import ram_within
+from engine.hardware import ram
 from engine.metrics import Held, Memory, Metrics, memory_of
 from engine.types import Replica
 
@@ -49,11 +49,65 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """One of several backends that work as one. The figures of its work are those of `Replica`."""
+
+    name: str  # "cuda:0", "cpu#2", the address of one on another machine
+    devices: tuple[str, ...]  # that it is on, as `Device` has them; none of one on another machine
+    state: Literal["loading", "ready", "failed"]
+    reason: str
+    tokens: int
+    segments: int
+    slots: int
+    total_bytes: int | None = None  # these three of its process on the CPU; elsewhere its cards say them
+    used_bytes: int | None = None
+    parts: Parts | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     at_seconds: float  # of the sampler's clock
     held: Held
     devices: tuple[Device, ...]
     tokens_per_second: float
+    members: tuple[Member, ...] = ()  # where there are several
+
+    @property
+    def total(self) -> Device | None:
+        """Of the cards where our model is, where they are several."""
+        cards = [device for device in self.devices if device.ours and device.device != "cpu"]
+        if len(cards) < 2:
+            return None
+        names = Counter(card.name for card in cards)
+        parts = map(sum, zip(*(astuple(card.parts) for card in cards), strict=True))
+        return Device(
+            device=",".join(card.device for card in cards),
+            name=" + ".join(f"{count} × {name}" if count > 1 else name for name, count in names.items()),
+            total_bytes=sum(card.total_bytes for card in cards),
+            used_bytes=sum(card.used_bytes for card in cards),
+            limit_bytes=sum(card.limit_bytes or 0 for card in cards) or None,
+            ours=True,
+            full=any(card.full for card in cards),
+            parts=Parts(*parts),
+        )
+
+    @property
+    def standing(self) -> Standing:
+        """Of those that take prompts, and of the cards without others."""
+        ready = [member for member in self.members if member.state == "ready"]
+        away = {device for member in self.members if member.state != "ready" for device in member.devices}
+        processes = {member.name: float(member.used_bytes) for member in ready if member.used_bytes}
+        cards = {
+            device.device: device.used_bytes / device.total_bytes
+            for device in self.devices
+            if device.ours and device.device != "cpu" and device.device not in away
+        }
+        load = {
+            member.name: Load(member.tokens / member.slots, member.segments >= member.slots)
+            for member in ready
+            if member.slots
+        }
+        return Standing(cards or processes, load)
 
     @property
     def used_bytes(self) -> int:
@@ -70,12 +124,12 @@ class Sampler:
         metrics: Metrics,
         device: Callable[[], str],
         cards: Callable[[], Sequence[Card]] | None = None,
-        ram: Callable[[], tuple[int, int]] | None = None,
+        ram: Callable[[], tuple[int, int]] = ram,
         clock: Callable[[], float] = time.monotonic,
         replicas: Callable[[], Sequence[Replica]] = tuple,
     ) -> None:
         self._metrics, self._device, self._clock, self._replicas = metrics, device, clock, replicas
-        self._cards, self._ram = cards or Cards().read, ram or _ram
+        self._cards, self._ram = cards or Cards().read, ram
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._stopped = threading.Event()
 
@@ -98,30 +152,27 @@ class Sampler:
         self._stopped.set()
 
     def sample(self) -> Sample:
-        held = self._metrics.held()
-        taken, limit = self._taken(held.memory), self._metrics.limit_bytes
-        devices = [_of_card(card, taken.get(card.device), not taken, limit) for card in self._cards()]
+        held, replicas, limit = self._metrics.held(), self._replicas(), self._metrics.limit_bytes
+        places = [(each.device, each.memory) for each in replicas] or [(self._device(), held.by_use)]
+        known = any(name for name, _ in places)
+        taken = _taken(places, held.memory.process)
+        devices = [_of_card(card, taken.get(card.device), not known, limit) for card in self._cards()]
         for place in sorted(taken.keys() - {each.device for each in devices}):
             memory = taken[place]
             if place.startswith("cuda") and memory.device_total:
                 # the driver's library is not there or broken; torch says as much of ours
                 card = Card(place, "CUDA card", memory.device_total, memory.device_used or 0)
                 devices.append(_of_card(card, memory, False, limit))
-        if "cpu" in taken or (not any(each.ours for each in devices) and (taken or not devices)):
+        if "cpu" in taken or (not any(each.ours for each in devices) and (known or not devices)):
             devices.insert(0, _of_cpu(taken.get("cpu", held.memory), *self._ram()))
-        sample = Sample(self._clock(), held, tuple(devices), self._metrics.tokens_per_second())
+        members = [_member(each, self._ram) for each in replicas]
+        sample = Sample(self._clock(), held, tuple(devices), self._metrics.tokens_per_second(), tuple(members))
         self._samples.append(sample)
         return sample
 
-    def _taken(self, whole: Memory) -> dict[str, Memory]:
-        """By device, what our model takes there; nothing while it is not known where it is."""
-        device, replicas = self._device(), [each for each in self._replicas() if each.memory]
-        if not replicas:
-            return {device: whole} if device else {}
-        by_device: dict[str, Counter[str]] = {}
-        for each in replicas:
-            by_device.setdefault(each.device, Counter()).update(each.memory)
-        return {place: memory_of(memory, whole.process) for place, memory in by_device.items()}
+    def standings(self) -> list[Standing]:
+        """The oldest first."""
+        return [sample.standing for sample in tuple(self._samples)]
 
     def _run(self) -> None:
         told = False
@@ -133,6 +184,34 @@ class Sampler:
                     log.exception("memory could not be sampled; it is tried again every %.0f s", SAMPLE_SECONDS)
                 told = True
             self._stopped.wait(SAMPLE_SECONDS)
+
+
+def _devices(name: str) -> tuple[str, ...]:
+    """Those that a `Replica` is on."""
+    return () if "://" in name else tuple(name.partition("#")[0].split("+"))
+
+
+def _taken(places: Sequence[tuple[str, Mapping[str, int]]], process_bytes: int) -> dict[str, Memory]:
+    """By device, what our model takes there; nothing yet where it is still to come."""
+    by_device: dict[str, Counter[str]] = {}
+    for name, memory in places:
+        devices = _devices(name)
+        for device in devices:
+            own = {key.removeprefix(f"{device}/"): size for key, size in memory.items() if key.startswith(f"{device}/")}
+            by_device.setdefault(device, Counter()).update(own or (memory if len(devices) == 1 else {}))
+    return {device: memory_of(memory, process_bytes) for device, memory in by_device.items()}
+
+
+def _member(replica: Replica, ram: Callable[[], tuple[int, int]]) -> Member:
+    devices, used = _devices(replica.device), replica.memory.get("resident")
+    work = replica.tokens, replica.segments, replica.slots
+    member = Member(replica.device, devices, replica.state, replica.reason, *work)
+    if devices != ("cpu",) or used is None:
+        return member
+    total = max(ram()[0], used)
+    return replace(
+        member, total_bytes=total, used_bytes=used, parts=_parts(total, used, memory_of(replica.memory, used))
+    )
 
 
 def _of_card(card: Card, memory: Memory | None, loading: bool, limit_bytes: int | None) -> Device:
@@ -174,8 +253,3 @@ def _parts(total: int, used: int, ours: Memory | None = None, workspace: int = 0
     workspace = take(workspace)
     kv_free = take(ours.kv_total - ours.kv_used) if ours else 0
     return Parts(weights, kv_used, kv_free, workspace, other=left, free=max(0, total - used))
-
-
-def _ram() -> tuple[int, int]:
-    memory = psutil.virtual_memory()
-    return ram_within(Path("/"), int(memory.total), int(memory.available))

@@ -33,7 +33,8 @@ YiwenError
 └── StartupError          the program cannot start            exit status 2
     ├── ConfigError       a flag, a variable, a port
     ├── ModelNotFound
-    └── UnsupportedModel
+    ├── UnsupportedModel
+    └── NotThereYet       a server elsewhere; it is waited for
 """
 
 from typing import ClassVar
@@ -223,3 +224,9 @@ class ModelNotFound(StartupError):
 
 class UnsupportedModel(StartupError):
     code = "unsupported_model"
+
+
+class NotThereYet(StartupError):
+    """A server on another machine that may come up later: no reason to end the program."""
+
+    code = "not_there_yet"

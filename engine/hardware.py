@@ -5,10 +5,13 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from engine.cards import Cards
 from engine.config import Config
 from engine.errors import ConfigError, UnsupportedModel
 from engine.inference.kv_cache import PAGE_TOKENS, pages_of
@@ -60,6 +63,19 @@ PREFILL_TOKENS = ((32, 2_048), (8, 1_024), (1, 512))  # from so many slots on; f
 # Whatever the slots: of the reference runner on older cards and on the CPU, and of the runners of graphs
 OLD_PREFILL_TOKENS, CPU_PREFILL_TOKENS, PACKED_PREFILL_TOKENS = 4_096, 1_024, 256
 
+# --- one model in several places: layers on several cards, or fetched to a card at every step from where there is room
+DIVIDED_SLOTS = 32  # over cards, where the reference runner pads every row to the longest
+FETCHED_SLOTS = 8  # one fetching of the layers serves all rows, but the room for another is a layer less that stays
+DIVIDED_PREFILL_TOKENS = 1_024  # a step takes as long as the fetching, whatever its tokens; more take more workspace
+DIVIDED_SEQUENCE_TOKENS = 4_096  # so that what the longest gathers of its pages has a bound
+FETCHED_AHEAD = 2  # layers that have a place on the card in turn: one computes, the next is on its way
+# What is fetched lies in memory that a card copies from by itself, in blocks, since torch rounds it up to powers of two
+BLOCK_BYTES = 16 << 20
+PINNED_SHARE = 0.75  # of the memory that is free: it can never be swapped out
+DISK_SHARE = 0.9  # of the room on the disk
+# Of cards that hold a share of each layer: NCCL's buffers and code. Not measured
+MEETING_BYTES = 500_000_000
+
 # --- abilities
 KERNEL_CAPABILITY = (8, 0)  # Ampere: bf16 and the instructions that our kernels are written in
 KERNELS_FROM = "sm_80"  # the same in words
@@ -104,6 +120,7 @@ class Machine:
     cores: int  # that this process may use at once
     bf16: bool  # whether the processor multiplies bf16 faster than fp32
     cards: tuple[Card, ...] = ()
+    disk_free_bytes: int = 0  # where `offload_folder` is
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +153,23 @@ class LoadPlan:
     segment_tokens: int  # the longest segment to translate as one
     threads: int  # of torch on the CPU
     reason: str  # in words, for the log and `/system`
-    bytes: PlannedBytes
+    bytes: PlannedBytes  # of `device`
+    # Where the weights of each layer are: a card, which then computes it, or "cpu" or "disk", from where `device`
+    # fetches them at every step. None: all of the model is on `device`
+    layers: tuple[str, ...] = ()
+    # of the others in `layers`, or of cards that have a share of each layer, as `device` has one
+    elsewhere: Mapping[str, PlannedBytes] = field(default_factory=dict)
+
+    @property
+    def cards(self) -> tuple[str, ...]:
+        """All that compute, `device` first."""
+        others = (place for place in (*self.layers, *self.elsewhere) if place.startswith("cuda"))
+        return tuple(dict.fromkeys([self.device, *others]))
+
+    @property
+    def computing(self) -> tuple[str, ...]:
+        """The device that computes each layer."""
+        return tuple(layer if layer in self.cards else self.device for layer in self.layers)
 
 
 # ---------------------------------------------------------------------------------------------------------------- plan
@@ -177,12 +210,15 @@ def plan(config: Config, shape: ModelShape, machine: Machine) -> LoadPlan:
     Raises `ConfigError`: nothing fits, or a device is not there; `UnsupportedModel`: not stored in what was asked for.
     """
     _check_stored(config.precision, shape)
-    card = _chosen(machine.cards, config.devices)
-    if config.devices not in ("auto", "cpu") and card is None:
+    cards = _chosen(machine.cards, config.devices)
+    if config.devices not in ("auto", "cpu") and len(cards) < len(named := config.devices.split("+")):
+        missing = next(name for name in named if name not in {card.device for card in cards})
         raise ConfigError(
-            f"There is no device {config.devices!r}: this machine has {len(machine.cards)} CUDA cards; "
-            "use --devices cpu."
+            f"There is no device {missing!r}: this machine has {len(machine.cards)} CUDA cards; use --devices cpu."
         )
+    if len(cards) > 1:
+        return _over_cards(config, shape, machine, cards)
+    card = next(iter(cards), None)
     if config.kv_dtype == "fp8" and not (card and card.fast):
         raise ConfigError(
             f"--kv-dtype fp8 needs a CUDA card of {KERNELS_FROM} or newer, and the model would run on "
@@ -208,11 +244,17 @@ def plan(config: Config, shape: ModelShape, machine: Machine) -> LoadPlan:
     shortage = _shortage(config, shape, on_card)
     remedies = _remedies(config, shape, card, on_card)
     chosen = config.devices != "auto" or config.max_vram_gb is not None or config.kv_dtype == "fp8"
-    if chosen or shape.parameters > CPU_PARAMETERS:
+    large = shape.parameters > CPU_PARAMETERS
+    fetched = _fetched(config, shape, machine, [card], shortage, [*remedies, *_others(config, shape, machine, card)])
+    if fetched and (chosen or large):
+        return fetched
+    if chosen or large:
         raise ConfigError(f"{shortage}; {', '.join(remedies)}, or use --devices cpu.")
     on_cpu = _on_cpu(config, shape, machine)
     if made := _fit(config, shape, machine, on_cpu):
         return replace(made, reason=f"{shortage}, so it runs on the CPU, which is much slower. {made.reason}")
+    if fetched:
+        return fetched
     raise ConfigError(f"{shortage}, and {on_cpu.offers}; {' or '.join(remedies)}.")
 
 
@@ -248,11 +290,11 @@ def _check_steady(config: Config, place: _Place) -> None:
         )
 
 
-def _chosen(cards: Sequence[Card], devices: str) -> Card | None:
-    """The card that was asked for; for `auto` the largest, the first of several."""
+def _chosen(cards: Sequence[Card], devices: str) -> list[Card]:
+    """The cards that were asked for, in that order; for `auto` the largest, the first of several."""
     if devices == "auto":
-        return max(cards, key=lambda card: card.total_bytes, default=None)
-    return next((card for card in cards if card.device == devices), None)
+        return [max(cards, key=lambda card: card.total_bytes)] if cards else []
+    return [card for name in devices.split("+") for card in cards if card.device == name]
 
 
 def _on_card(config: Config, shape: ModelShape, card: Card) -> _Place:
@@ -298,7 +340,11 @@ def _on_cpu(config: Config, shape: ModelShape, machine: Machine) -> _Place:
         weights_bytes += ONNX_COPIES * packed_bytes
     elif engine == "openvino":  # INT8 goes into the graph as it was read, INT4 is packed for it first
         weights_bytes += packed_bytes * (2 if weights == "gptq-int4" else 1)
-    room = max(0, int(machine.ram_free_bytes * RAM_SHARE) - (PROCESS_BYTES - SURVEYED_BYTES))
+    room, limit = int(machine.ram_free_bytes * RAM_SHARE) - (PROCESS_BYTES - SURVEYED_BYTES), ""
+    if config.max_ram_gb is not None:
+        room = min(room, int(config.max_ram_gb * GB) - PROCESS_BYTES)
+        limit = f" under --max-ram-gb {config.max_ram_gb:g}"
+    room = max(0, room)
     return _Place(
         device="cpu",
         room_bytes=room,
@@ -312,7 +358,7 @@ def _on_cpu(config: Config, shape: ModelShape, machine: Machine) -> _Place:
         library_bytes=0,
         most_slots=config.max_concurrent or CPU_SLOTS,
         offers=f"the machine has {_free(machine.ram_free_bytes)} of {_gb(machine.ram_bytes)} GB of memory free, "
-        f"{_free(room)} of them for the model",
+        f"{_free(room)} of them for the model{limit}",
         itself="the program itself",
         rounded_from=rounded_from,
         unasked=bool(rounded_from) and config.precision == "auto",
@@ -459,6 +505,266 @@ def _segment_tokens(shape: ModelShape, sequence_tokens: int) -> int:
     return min(shape.segment_tokens, (sequence_tokens - prompt) // ANSWER_SHARE)
 
 
+# ------------------------------------------------------------------------------------- one model in several places
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Of a model whose layers are in several places."""
+
+    layer: int  # weights of one; all are alike
+    tables: int  # embedding and head, on the first card
+    page: int  # of one layer's KV cache
+    workspace: int  # of the first card
+    more_workspace: int  # of each other
+    pages: int  # with the scrap page
+
+    @property
+    def kv(self) -> int:
+        """Of one layer."""
+        return self.pages * self.page
+
+
+def _over_cards(config: Config, shape: ModelShape, machine: Machine, cards: Sequence[Card]) -> LoadPlan:
+    """Each card gets as many layers, with their part of the KV cache, as make all of them full to the same share."""
+    if config.backend == "onnx":
+        raise ConfigError("--backend onnx runs a model on one card; leave it out, or name one.")
+    if config.kv_dtype == "fp8":
+        raise ConfigError("--kv-dtype fp8 has no kernel where one model is on several cards; leave it out.")
+    if config.precision == "int8" and shape.stored in _DTYPE_BYTES:
+        raise ConfigError(
+            f"--precision int8 rounds a model for the CPU; use --devices cpu, leave --precision out, or "
+            f"{_int4_copy(shape)}."
+        )
+    places = _divided(config, shape, cards)
+    _check_steady(config, places[0])
+    for slots in _divided_slots(config, DIVIDED_SLOTS):
+        least, most = _divided_pages(config, shape, slots)
+        for pages in range(most, least - 1, -max(1, (most - least) // 16)):  # fine enough, and quick
+            sizes = _sizes(config, shape, places[0], slots, pages)
+            if counts := _shares(shape.layers, sizes, places):
+                layers = [place.device for place, count in zip(places, counts, strict=True) for _ in range(count)]
+                return _divided_plan(config, shape, machine, places, sizes, slots, layers, _parted(places, counts))
+    shortage = _joint_shortage(config, shape, places)
+    remedies = ["use a smaller model", *([_int4_copy(shape)] if shape.stored in _DTYPE_BYTES else [])]
+    if made := _fetched(config, shape, machine, cards, shortage, remedies):
+        return made
+    raise ConfigError(f"{shortage}; {', or '.join(remedies)}.")
+
+
+def _fetched(
+    config: Config,
+    shape: ModelShape,
+    machine: Machine,
+    cards: Sequence[Card],
+    shortage: str,
+    remedies: Sequence[str],
+) -> LoadPlan | None:
+    """The last layers stay in the machine's memory, or where there is no room either on its disk. None where not even
+    that is enough, and for what plain torch cannot do."""
+    if config.backend == "onnx" or config.kv_dtype == "fp8" or config.deterministic:
+        return None
+    places = _divided(config, shape, cards)
+    for slots in _divided_slots(config, FETCHED_SLOTS):
+        pages, _ = _divided_pages(config, shape, slots)
+        sizes = _sizes(config, shape, places[0], slots, pages)
+        others = [max(0, (place.room_bytes - sizes.more_workspace) // (sizes.layer + sizes.kv)) for place in places[1:]]
+        computed = shape.layers - sum(others)  # on the first card
+        left = places[0].room_bytes - sizes.tables - sizes.workspace - computed * sizes.kv
+        staying = left // sizes.layer if left >= computed * sizes.layer else left // sizes.layer - FETCHED_AHEAD
+        if computed < 1 or staying < 0:
+            continue
+        away = max(0, computed - staying)
+        kept, blocks = 0, -(-sizes.layer // BLOCK_BYTES) * BLOCK_BYTES
+        if away:
+            ram = _pinned_room(config, machine)
+            kept = min(away, ram // blocks)
+            if kept < away:  # what is on the disk comes through memory
+                kept = max(0, ram // blocks - 1)
+                if ram < blocks or (away - kept) * sizes.layer > machine.disk_free_bytes * DISK_SHARE:
+                    continue
+        layers = [places[0].device] * min(computed, staying)
+        layers += [place.device for place, count in zip(places[1:], others, strict=True) for _ in range(count)]
+        layers += ["cpu"] * kept + ["disk"] * (away - kept)
+        said = f"{shortage}, so {_whereabouts(layers, sizes.layer)}"
+        if away:
+            said += f"; better {_either(remedies)}"
+        return _divided_plan(config, shape, machine, places, sizes, slots, layers, f"{said}. ")
+    return None
+
+
+def _divided(config: Config, shape: ModelShape, cards: Sequence[Card]) -> list[_Place]:
+    """The cards as the reference runner uses them, all in the dtype that suits each of them."""
+    able = min(cards, key=lambda card: card.capability).capability
+    places = [_on_card(config, shape, replace(card, capability=able)) for card in cards]
+    return [replace(place, engine="torch", kv_dtype=place.dtype, graph_bytes=0) for place in places]
+
+
+def _divided_slots(config: Config, most: int) -> list[int]:
+    most = config.max_concurrent or most
+    return [most, *(rows for rows in reversed(BATCH_ROWS) if rows < most)]
+
+
+def _divided_pages(config: Config, shape: ModelShape, slots: int) -> tuple[int, int]:
+    """(least, most)"""
+    least = min(SLOT_TOKENS, shape.context_tokens)
+    live = min(LIVE_SEGMENTS * shape.segment_tokens, shape.context_tokens)
+    if config.kv_window is not None:
+        live = min(live, config.kv_window + 2 * PAGE_TOKENS)
+    return slots * pages_of(least), slots * (pages_of(max(live, least)) + 1)
+
+
+def _sizes(config: Config, shape: ModelShape, place: _Place, slots: int, pages: int) -> _Sizes:
+    wide = _DTYPE_BYTES[place.dtype]
+    tables = (1 if shape.tied_head else 2) * shape.vocab_size * shape.hidden_size * wide
+    page = PAGE_TOKENS * shape.kv_values_a_token // shape.layers * wide
+    # what each row looks back at is gathered, padded to the longest, and laid out anew for the product
+    longest = pages_of(min(shape.context_tokens, DIVIDED_SEQUENCE_TOKENS, pages * PAGE_TOKENS))
+    gathered = 2 * slots * longest * page
+    workspace = _workspace_bytes(config, shape, place, slots, DIVIDED_PREFILL_TOKENS)
+    layers = _layer_bytes(config, shape, place, DIVIDED_PREFILL_TOKENS + slots) + place.library_bytes
+    return _Sizes(
+        layer=-(-(place.weights_bytes - tables) // shape.layers),
+        tables=tables,
+        page=page,
+        workspace=workspace + gathered,
+        more_workspace=layers + gathered,
+        pages=pages + 1,
+    )
+
+
+def _shares(layers: int, sizes: _Sizes, places: Sequence[_Place]) -> list[int] | None:
+    """How many layers each card gets. None where they do not fit."""
+    taken = [float(sizes.tables + sizes.workspace), *(float(sizes.more_workspace) for _ in places[1:])]
+    counts = [0] * len(places)
+    for _ in range(layers):
+        shares = [
+            (used + sizes.layer + sizes.kv) / max(1, place.room_bytes)
+            for used, place in zip(taken, places, strict=True)
+        ]
+        least = min(range(len(places)), key=shares.__getitem__)
+        if shares[least] > 1:
+            return None
+        taken[least] += sizes.layer + sizes.kv
+        counts[least] += 1
+    return counts if taken[0] <= places[0].room_bytes else None
+
+
+def _divided_plan(
+    config: Config,
+    shape: ModelShape,
+    machine: Machine,
+    places: Sequence[_Place],
+    sizes: _Sizes,
+    slots: int,
+    layers: Sequence[str],
+    said: str,
+) -> LoadPlan:
+    main, there = places[0], Counter(layers)
+    fetched = there["cpu"] + there["disk"]
+    taken = PlannedBytes(
+        weights=sizes.tables + there[main.device] * sizes.layer,
+        kv=(there[main.device] + fetched) * sizes.kv,
+        workspace=sizes.workspace + min(FETCHED_AHEAD, fetched) * sizes.layer,
+        graphs=0,
+        context=main.context_bytes,
+    )
+    elsewhere = {
+        place.device: PlannedBytes(
+            there[place.device] * sizes.layer,
+            there[place.device] * sizes.kv,
+            sizes.more_workspace,
+            0,
+            place.context_bytes,
+        )
+        for place in places[1:]
+    } | {name: PlannedBytes(there[name] * sizes.layer, 0, 0, 0, 0) for name in ("cpu", "disk") if there[name]}
+    pages = sizes.pages - 1
+    sequence = min(shape.context_tokens, DIVIDED_SEQUENCE_TOKENS, pages * PAGE_TOKENS)
+    return LoadPlan(
+        device=main.device,
+        weights=main.weights,
+        dtype=main.dtype,
+        engine="torch",
+        slots=slots,
+        pages=pages,
+        sequence_tokens=sequence,
+        kv_dtype=main.kv_dtype,
+        graphs=(),
+        prefill_tokens=DIVIDED_PREFILL_TOKENS,
+        segment_tokens=_segment_tokens(shape, sequence),
+        threads=machine.cores,
+        reason=said + _divided_reason(shape, places, slots, pages, taken, elsewhere),
+        bytes=taken,
+        layers=tuple(layers),
+        elsewhere=elsewhere,
+    )
+
+
+def plan_shares(config: Config, shape: ModelShape, machine: Machine) -> LoadPlan:
+    """Of `--split tensor`: the same for each of the cards, which hold a share of every layer; what the fullest can
+    take. That the model can be divided so is looked at by `inference.sharding`. Raises as `plan`."""
+    _check_stored(config.precision, shape)
+    named, cards = config.devices.split("+"), _chosen(machine.cards, config.devices)
+    if len(cards) < len(named):
+        raise ConfigError(
+            f"--devices {config.devices} names cards that are not there: this machine has {len(machine.cards)} CUDA "
+            "cards; use --devices cpu."
+        )
+    if len({card.capability for card in cards}) > 1:
+        kinds = " and ".join(f"{card.name} ({_sm(card)})" for card in cards)
+        raise ConfigError(
+            f"--split tensor has all cards choose the same words by the same numbers, so they must be of one kind, and "
+            f"these are {kinds}; use --split layers."
+        )
+    card, count = min(cards, key=lambda each: each.free_bytes or 0), len(cards)
+    if config.backend == "onnx":
+        raise ConfigError("--backend onnx runs a model on one card; leave it out, or name one.")
+    if config.kv_dtype == "fp8" and (not card.fast or config.precision == "fp32"):
+        raise ConfigError(
+            f"--kv-dtype fp8 needs CUDA cards of {KERNELS_FROM} or newer and 16 bits; leave it out, or --precision."
+        )
+    if config.precision == "int8" and shape.stored in _DTYPE_BYTES:
+        raise ConfigError(
+            f"--precision int8 rounds a model for the CPU; use --devices cpu, leave --precision out, or "
+            f"{_int4_copy(shape)}."
+        )
+    share = replace(
+        shape,
+        heads=shape.heads // count,
+        kv_heads=shape.kv_heads // count,
+        intermediate_size=-(-shape.intermediate_size // count),
+        quantized_parameters=shape.quantized_parameters // count,
+        quantized_bytes=-(-shape.quantized_bytes // count),
+    )
+    place = _on_card(config, share, card)
+    wide, table = _DTYPE_BYTES[place.dtype], shape.vocab_size * shape.hidden_size
+    gathered = 2 * place.most_slots * shape.vocab_size * wide  # scores of all ranks, and in order
+    place = replace(
+        place,
+        room_bytes=place.room_bytes - MEETING_BYTES,
+        context_bytes=place.context_bytes + MEETING_BYTES,
+        weights_bytes=place.weights_bytes - (0 if shape.tied_head else table * wide * (count - 1) // count),
+        library_bytes=place.library_bytes + gathered,
+    )
+    _check_steady(config, place)
+    if made := _fit(config, share, machine, place):
+        others = dict.fromkeys((name for name in named if name != named[0]), made.bytes)
+        said = f"{count} cards hold a share of every layer, each as follows. {made.reason}"
+        return replace(made, device=named[0], elsewhere=others, reason=said)
+    raise ConfigError(
+        f"A share of the model, one of {count}, does not fit. {_shortage(config, share, place)}; use more cards, or a "
+        "smaller model."
+    )
+
+
+def _pinned_room(config: Config, machine: Machine) -> int:
+    room = int(machine.ram_free_bytes * PINNED_SHARE) - (PROCESS_BYTES - SURVEYED_BYTES)
+    if config.max_ram_gb is not None:
+        room = min(room, int(config.max_ram_gb * GB) - PROCESS_BYTES)
+    return max(0, room)
+
+
 # --------------------------------------------------------------------------------------------------------------- words
 
 
@@ -516,6 +822,69 @@ def _remedies(config: Config, shape: ModelShape, card: Card, place: _Place) -> l
     return remedies
 
 
+def _divided_reason(
+    shape: ModelShape,
+    places: Sequence[_Place],
+    slots: int,
+    pages: int,
+    taken: PlannedBytes,
+    elsewhere: Mapping[str, PlannedBytes],
+) -> str:
+    main = places[0]
+    changed = f" (widened from {shape.stored})" if shape.quantized_parameters and main.weights == main.dtype else ""
+    cards = {main.device: taken} | {place.device: elsewhere[place.device] for place in places[1:]}
+    each = " and ".join(f"{_gb(bytes.total)} GB of {device}" for device, bytes in cards.items())
+    kv = sum(bytes.kv for bytes in cards.values())
+    return (
+        f"Weights in {main.weights}{changed}, a KV cache of {pages * PAGE_TOKENS:,} tokens in {main.kv_dtype} "
+        f"({_gb(kv)} GB) and all else take {each}, with CUDA itself; {slots} sequences at once, in plain torch."
+    )
+
+
+def _parted(places: Sequence[_Place], counts: Sequence[int]) -> str:
+    offers = ", ".join(place.offers for place in places)
+    each = ", ".join(f"{count} of them on {place.device}" for place, count in zip(places, counts, strict=True))
+    return f"{offers[:1].upper()}{offers[1:]}: the model's {sum(counts)} layers are divided, {each}. "
+
+
+def _whereabouts(layers: Sequence[str], layer_bytes: int) -> str:
+    """What becomes of the layers, in words."""
+    there = Counter(layers)
+    names = {"cpu": "from the machine's memory", "disk": "from its disk"}
+    said = {
+        place: f"{count} ({_gb(count * layer_bytes)} GB) {names.get(place, f'on {place}')}"
+        for place, count in there.items()
+    }
+    kept = " and ".join(words for place, words in said.items() if place not in names) or "none"
+    fetched = " and ".join(words for place, words in said.items() if place in names)
+    words = f"of its {len(layers)} layers it keeps {kept}"
+    return f"{words}, and fetches {fetched} at every step, which is much slower" if fetched else words
+
+
+def _either(remedies: Sequence[str]) -> str:
+    return " or ".join([", ".join(remedies[:-1]), remedies[-1]] if remedies[1:] else remedies)
+
+
+def _joint_shortage(config: Config, shape: ModelShape, places: Sequence[_Place]) -> str:
+    least, _ = _divided_pages(config, shape, 1)
+    sizes = _sizes(config, shape, places[0], 1, least)
+    needed = sizes.tables + sizes.workspace + (len(places) - 1) * sizes.more_workspace
+    needed += shape.layers * (sizes.layer + sizes.kv)
+    offers = ", ".join(place.offers for place in places)
+    return (
+        f"The model needs at least {needed / GB + 0.05:.1f} GB on {len(places)} cards together "
+        f"({_gb(places[0].weights_bytes)} of them for its weights in {places[0].weights}), and {offers}"
+    )
+
+
+def _others(config: Config, shape: ModelShape, machine: Machine, card: Card) -> list[str]:
+    """Remedies that a ceiling does not name, and what more cards are good for."""
+    others = [each.device for each in machine.cards if each.device != card.device]
+    divided = [f"divide it over cards with --devices {'+'.join([card.device, *others])}"] if others else []
+    small = config.max_vram_gb is not None and shape.stored in _DTYPE_BYTES
+    return [*([_int4_copy(shape)] if small else []), *divided]
+
+
 def _sm(card: Card) -> str:
     return f"sm_{card.capability[0]}{card.capability[1]}"
 
@@ -533,25 +902,55 @@ def _free(count: float) -> str:
 
 
 def survey(devices: str = "auto", root: Path = Path("/")) -> Machine:
-    """What is here now. `devices` as in the config: only the card that `plan` would choose is asked for its free
+    """What is here now. `devices` as in the config: only the cards that `plan` would choose are asked for their free
     memory, which opens a CUDA context there. `root` is where /proc and /sys are."""
-    import psutil
     import torch
 
     cards = [] if devices == "cpu" else _cards()
-    chosen = _chosen(cards, devices)
-    if chosen:
-        free_bytes, _ = torch.cuda.mem_get_info(chosen.device)
-        cards = [replace(card, free_bytes=free_bytes) if card is chosen else card for card in cards]
-    memory = psutil.virtual_memory()
-    ram_bytes, ram_free_bytes = ram_within(root, int(memory.total), int(memory.available))
+    for card in _chosen(cards, devices):
+        free_bytes, _ = torch.cuda.mem_get_info(card.device)
+        cards[cards.index(card)] = replace(card, free_bytes=free_bytes)
+    ram_bytes, ram_free_bytes = ram(root)
     return Machine(
         ram_bytes=ram_bytes,
         ram_free_bytes=ram_free_bytes,
         cores=cores_within(root, len(allowed_cores()) or os.cpu_count() or 1),
         bf16=bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
         cards=tuple(cards),
+        disk_free_bytes=_disk_free_bytes(offload_folder()) if cards else 0,
     )
+
+
+def survey_shares(devices: str, root: Path = Path("/")) -> Machine:
+    """As `survey`, for cards that other processes will compute on: no context is opened on them, which would take some
+    of their memory for as long as this process lives."""
+    seen = {card.device: card for card in Cards().read()} if (cards := _cards()) else {}
+    found = []
+    for card in cards:
+        if card.device in devices.split("+"):
+            import torch
+
+            known = seen.get(card.device)  # but for MIG the driver tells; else CUDA is asked
+            free = known.total_bytes - known.used_bytes if known else torch.cuda.mem_get_info(card.device)[0]
+            card = replace(card, free_bytes=max(0, free - CONTEXT_BYTES))
+        found.append(card)
+    return replace(survey("cpu", root), cards=tuple(found))
+
+
+def offload_folder() -> Path:
+    """For layers that fit neither a card nor the memory. Not the system's folder for passing files: that may be in
+    memory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yiwen" / "offload"
+
+
+def _disk_free_bytes(folder: Path) -> int:
+    """Of the disk where it is, or is to be."""
+    for place in [folder, *folder.parents]:
+        try:
+            return shutil.disk_usage(place).free
+        except OSError:
+            continue
+    return 0
 
 
 def _cards() -> list[Card]:
@@ -594,6 +993,14 @@ def cores_within(root: Path, cores: int) -> int:
         if quota.isdigit() and period.isdigit() and int(period):
             cores = min(cores, max(1, int(quota) // int(period)))
     return cores
+
+
+def ram(root: Path = Path("/")) -> tuple[int, int]:
+    """(all, free) bytes of this machine, as far as this process may use them."""
+    import psutil  # here, since assets/start.py plans before anything is installed
+
+    memory = psutil.virtual_memory()
+    return ram_within(root, int(memory.total), int(memory.available))
 
 
 def ram_within(root: Path, total: int, free: int) -> tuple[int, int]:

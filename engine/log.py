@@ -1,7 +1,7 @@
 """The log tells what happens, never what is translated: a line each, as text or as JSON. Knows no layer.
 
 A line may carry `fields`, a mapping of names to plain values (`extra={"fields": …}`), and says during which request it
-came up.
+came up, and of a process that works for another which one it is of.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Mapping
 from contextvars import ContextVar
 from copy import copy
 from types import TracebackType
@@ -26,7 +27,7 @@ _OF_THE_MACHINE = (OSError, RuntimeError, MemoryError)
 # What these say was written by a programmer, for programmers
 _OF_PROGRAMS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning, ImportWarning)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)  # to make one takes as long as to use it
-_PLAIN = re.compile(r"[\w./{}:+%-]+")
+_PLAIN = re.compile(r"[\w./{}:+%#-]+")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")  # of the request that is being answered
 Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -35,8 +36,10 @@ Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple
 class Formatter(logging.Formatter):
     """Of an error nobody foresaw it says where it came up and of which kind it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, fields: Mapping[str, str] | None = None) -> None:
+        """`fields`: of every line."""
         super().__init__(LINES)
+        self._fields = dict(fields or {})
         self._stamp = (0, "")  # the last second, and how it is written
 
     def format(self, record: logging.LogRecord) -> str:
@@ -53,11 +56,15 @@ class Formatter(logging.Formatter):
         return f"{said},{int(record.msecs):03d}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        told = _told(record)
+        told = self.told(record)
         return super().formatMessage(record) + "".join(f" {name}={_shown(value)}" for name, value in told.items())
 
     def formatException(self, ei: Raised) -> str:
         return "".join(_lines(ei[1])).rstrip() if ei[1] else ""
+
+    def told(self, record: logging.LogRecord) -> dict[str, Any]:
+        fields = {name: value for name, value in getattr(record, "fields", {}).items() if value is not None}
+        return fields | self._fields | ({"request": asked} if (asked := request_id.get()) else {})
 
 
 class JsonFormatter(Formatter):
@@ -70,7 +77,7 @@ class JsonFormatter(Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_told(record),
+            **self.told(record),
         }
         if record.exc_info and record.exc_info[1]:
             said["traceback"] = self.formatException(record.exc_info)
@@ -113,20 +120,15 @@ class Together(logging.StreamHandler[io.StringIO]):
             self.release()
 
 
-def start(level: str, form: str = "text") -> None:
-    """Everything that logs or warns comes the same way."""
+def start(level: str, form: str = "text", fields: Mapping[str, str] | None = None) -> None:
+    """Everything that logs or warns comes the same way; every line has these `fields`."""
     handler = Together(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else Formatter())
+    handler.setFormatter(JsonFormatter(fields) if form == "json" else Formatter(fields))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # no line says these, and each costs time
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # where a line is said; so Python's own guide to the speed of logging
     warnings.showwarning = _warned
-
-
-def _told(record: logging.LogRecord) -> dict[str, Any]:
-    fields = {name: value for name, value in getattr(record, "fields", {}).items() if value is not None}
-    return fields | ({"request": asked} if (asked := request_id.get()) else {})
 
 
 def _shown(value: object) -> str:

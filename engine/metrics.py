@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from types import TracebackType
 from typing import Self, TypeVar
@@ -81,6 +81,7 @@ class Held:
     pages: Pages | None  # None where the cache has none
     hit_rate: float | None  # of the tokens of all prompts so far, those whose keys and values were in the cache already
     batch: int | None = None  # sequences that a step of the model works on; None where that is not told
+    by_use: Mapping[str, int] = field(default_factory=dict)  # all that `Backend.memory` says
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ class Metrics:
         self.listeners: list[Callable[[Run], None]] = []
         self.clock = clock
         self._memory = memory
-        self._process_bytes = process_bytes or _process_bytes
+        self._process_bytes = process_bytes or resident_bytes
         self._lock = Lock()
         self._born = self._heard = clock()
         self._running = self._requests = 0
@@ -273,6 +274,7 @@ class Metrics:
             else None,
             hit_rate=memory["shared_tokens"] / asked if asked else None,
             batch=memory.get("batch"),
+            by_use=memory,
         )
 
     def snapshot(self, held: Held | None = None) -> Snapshot:
@@ -377,11 +379,12 @@ def _summary(seconds: deque[float]) -> Latency:
     return Latency(len(ordered), ordered[len(ordered) // 2], ordered[math.ceil(0.95 * len(ordered)) - 1])
 
 
-def _process_bytes() -> int:
-    """Resident, of this process and of those it has started."""
-    own = psutil.Process()
+def resident_bytes(pid: int | None = None) -> int:
+    """Of this process, or of that one, and of those it has started."""
     total = 0
-    for process in (own, *own.children(recursive=True)):
-        with suppress(psutil.Error):  # it has ended since
-            total += int(process.memory_info().rss)
+    with suppress(psutil.Error):  # it has ended
+        first = psutil.Process(pid)
+        for process in (first, *first.children(recursive=True)):
+            with suppress(psutil.Error):  # it has ended since
+                total += int(process.memory_info().rss)
     return total

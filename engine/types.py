@@ -69,11 +69,13 @@ class LoadState:
 class Replica:
     """One of several backends that work as one."""
 
-    device: str
+    device: str  # "cuda:0", "cuda:0+cuda:1"; "cpu#2" is the second there; of one on another machine its address
     state: Literal["loading", "ready", "failed"]  # "failed": it is not tried again
     reason: str  # a sentence for people; empty where it is ready
     memory: Mapping[str, int]  # see `Backend.memory`; empty where it is not there
     tokens: int  # of prompts and answers that are under way there, about
+    segments: int = 0  # these are
+    slots: int = 0  # segments that it works on at once; 0 where it has never been there
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import certifi
 import httpx
@@ -30,6 +30,8 @@ from engine.translator import Translator
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
+
+    from engine.backends.remote import RemoteBackend
 
 
 class Serve:
@@ -145,6 +147,22 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(
         tmp_path_factory.mktemp("checkpoint") / "tiny", yiwen={"name": "tiny", "segment_tokens": 64}
     )
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., "RemoteBackend"]]:
+    """What asks a server elsewhere, by its address; closed once the test is over."""
+    from engine.backends.remote import RemoteBackend  # here, since torch costs seconds and most tests need none
+
+    backends: list[RemoteBackend] = []
+
+    def load(url: str, **settings: Any) -> RemoteBackend:
+        backends.append(RemoteBackend.load(Config(remote_url=(url,), **settings)))
+        return backends[-1]
+
+    yield load
+    for backend in backends:
+        asyncio.run(backend.close())
 
 
 @pytest.fixture(scope="session")

@@ -23,11 +23,13 @@ def test_a_flag_beats_its_variable_which_beats_the_default() -> None:
 def test_every_field_is_a_flag_and_a_variable() -> None:
     value = {"port": "1", "max_concurrent": "2", "max_waiting": "3", "max_text_tokens": "4", "max_upload_mb": "5"}
     value |= {"devices": "cuda:1", "max_vram_gb": "7.5", "kv_dtype": "fp8", "kv_window": "512", "deterministic": "true"}
+    value |= {"max_ram_gb": "12"}
     value |= {"requests_per_minute": "6", "tokens_per_minute": "7", "max_per_client": "8", "grace_seconds": "9"}
     value |= {"trusted_proxies": "10.0.0.0/8", "allowed_hosts": "a.example", "allowed_origins": "https://a.example"}
     value |= {
         "remote_url": "http://localhost:8000",
         "split": "tensor",
+        "accept_licence": "true",
         "log_format": "json",
         "backend": "echo",
         "precision": "int8",

@@ -1,6 +1,9 @@
 """What is chosen for which machine, and why. Machines are faked; sizes are HY-MT's own."""
 
 import json
+import re
+import shutil
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -125,11 +128,11 @@ def test_a_ceiling_holds_all_that_is_taken(ceiling: float, shape: ModelShape) ->
 
 
 def test_the_ceiling_that_a_refusal_names_is_enough() -> None:
-    said = refused(INT4_7B, card(24), max_vram_gb=5.0)
-    assert "--max-vram-gb 5;" in said
+    said = refused(INT4_7B, card(24), max_vram_gb=2.0)
+    assert "--max-vram-gb 2;" in said
     named = float(said.partition("raise --max-vram-gb to ")[2].partition(",")[0])
-    assert planned(INT4_7B, card(24), max_vram_gb=named).slots >= 1
-    assert refused(INT4_7B, card(24), max_vram_gb=named - 0.2)
+    assert planned(INT4_7B, card(24), max_vram_gb=named).engine == "cuda"
+    assert "cpu" in planned(INT4_7B, card(24), max_vram_gb=named - 0.2).layers
 
 
 def test_a_ceiling_above_the_card_is_the_cards_own() -> None:
@@ -183,8 +186,8 @@ def test_an_unquantised_7b_fits_24_gb_with_a_smaller_batch() -> None:
     assert made.bytes.weights == pytest.approx(15.0 * GB, rel=0.01)
 
 
-def test_an_unquantised_7b_on_12_gb_is_refused_with_the_way_out() -> None:
-    said = refused(BF16_7B, card(12.9))
+def test_an_unquantised_7b_on_12_gb_is_refused_with_the_way_out_where_there_is_no_memory_for_the_rest() -> None:
+    said = refused(BF16_7B, card(12.9), machine=replace(NO_CARD, ram_free_bytes=3 * GB))
     free, room = 12.9 - CONTEXT_BYTES / GB, (12.9 - CONTEXT_BYTES / GB) * (1 - KEPT_FREE)
     assert said.startswith("The model needs at least 15.")
     assert said.endswith(
@@ -195,9 +198,9 @@ def test_an_unquantised_7b_on_12_gb_is_refused_with_the_way_out() -> None:
 
 
 def test_a_card_that_others_use_is_named_with_what_it_has_left() -> None:
-    said = refused(INT4_7B, card(25.3, 3.0))
-    assert "has 3.0 of 25.3 GB free" in said
-    assert "close what else uses the card" in said
+    for said in (refused(INT4_7B, card(25.3, 1.5)), planned(INT4_7B, card(25.3, 3.0)).reason):
+        assert re.search(r"has (1.5|3.0) of 25.3 GB free", said)
+        assert "close what else uses the card" in said
 
 
 def test_a_small_model_goes_to_the_cpu_where_the_card_has_no_room_unless_the_card_was_asked_for() -> None:
@@ -319,7 +322,9 @@ def test_int4_is_widened_on_an_old_card() -> None:
     made = planned(INT4_7B, card(24, capability=(7, 5)))
     assert (made.weights, "widened from gptq-int4" in made.reason) == ("fp16", True)
     assert made.slots >= 8
-    assert "(15.0 of them for its weights in fp16)" in refused(INT4_7B, card(15.8, capability=(7, 5)))
+    fetched = planned(INT4_7B, card(15.8, capability=(7, 5)))
+    assert "(15.0 of them for its weights in fp16)" in fetched.reason
+    assert "cpu" in fetched.layers
 
 
 def test_int4_is_widened_on_a_card_where_a_precision_is_asked_for() -> None:
@@ -468,6 +473,154 @@ def test_a_model_is_loaded_where_the_plan_says_and_the_log_says_why(
     assert torch.get_num_threads() == 1
 
 
+# ------------------------------------------------------------------------------------------ one model in several places
+
+
+LAYERS = [f"layers.{index}" for index in range(32)]
+LAYER_7B = (BF16_7B.parameters - 128167 * 4096) * 2 // 32
+TWO = "cuda:0+cuda:1"
+
+
+def room(made: LoadPlan, *cards: Card) -> list[float]:
+    """How full each card will be, as a share of what it has free with CUDA itself in place."""
+    taken = {made.device: made.bytes} | dict(made.elsewhere)
+    return [(taken[card.device].total - CONTEXT_BYTES) / card.free_bytes for card in cards if card.free_bytes]
+
+
+def test_a_7b_in_bf16_under_10_gb_keeps_the_layers_for_which_there_is_room_and_fetches_the_rest() -> None:
+    made = planned(BF16_7B, card(150), max_vram_gb=10.0)
+    there = Counter(made.layers)
+    assert (made.device, made.engine, made.weights, made.slots) == ("cuda:0", "torch", "bf16", 8)
+    assert made.layers == ("cuda:0",) * there["cuda:0"] + ("cpu",) * there["cpu"]
+    assert 9.0 * GB < made.bytes.total <= 10.0 * GB
+    assert made.elsewhere["cpu"].total == there["cpu"] * LAYER_7B
+    assert made.computing == ("cuda:0",) * 32
+    assert made.segment_tokens == 512
+    assert re.search(
+        rf"so of its 32 layers it keeps {there['cuda:0']} \([\d.]+ GB\) on cuda:0, and fetches {there['cpu']} "
+        r"\([\d.]+ GB\) from the machine's memory at every step, which is much slower; better raise --max-vram-gb to "
+        r"16\.\d, use a smaller model or make a copy in INT4 with `python -m engine.tools.quantize`\. ",
+        made.reason,
+    )
+
+
+@pytest.mark.parametrize("ceiling", [4.2, 5.0, 7.5, 10.0, 12.0, 16.0])
+@pytest.mark.parametrize("shape", [INT4_7B, BF16_7B, BF16_SMALL])
+def test_a_ceiling_holds_where_layers_are_fetched_too(shape: ModelShape, ceiling: float) -> None:
+    made = planned(shape, card(150), max_vram_gb=ceiling)
+    assert made.bytes.total <= ceiling * GB
+    assert made.slots * 1024 <= tokens(made)
+    if made.layers:
+        assert len(made.layers) == 32
+        assert Counter(made.layers)["cpu"] >= 2  # one fewer would have fitted in the room for those under way
+
+
+def test_what_fits_neither_the_card_nor_the_memory_is_on_the_disk_and_where_that_is_full_it_is_refused() -> None:
+    tight = replace(NO_CARD, ram_bytes=8 * GB, ram_free_bytes=6 * GB, disk_free_bytes=8 * GB)
+    made = planned(BF16_7B, card(8.6), machine=tight)
+    there = Counter(made.layers)
+    assert list(there) == ["cuda:0", "cpu", "disk"]
+    assert there["cpu"] * LAYER_7B < 0.75 * 6 * GB
+    assert made.elsewhere["disk"].total == there["disk"] * LAYER_7B <= 0.9 * 8 * GB
+    assert f"and {there['disk']} (7.0 GB) from its disk at every step" in made.reason
+    assert "use --devices cpu" in refused(BF16_7B, card(8.6), machine=replace(tight, disk_free_bytes=4 * GB))
+    assert "use --devices cpu" in refused(BF16_7B, card(8.6), machine=replace(tight, ram_free_bytes=GB // 2))
+    less = planned(BF16_7B, card(8.6), machine=replace(tight, ram_free_bytes=24 * GB), max_ram_gb=5.0)
+    assert Counter(less.layers)["cpu"] * LAYER_7B < 5.0 * GB
+
+
+def test_a_small_model_is_fetched_only_to_a_card_that_was_asked_for() -> None:
+    assert planned(BF16_SMALL, card(4.2)).device == "cpu"
+    asked = planned(BF16_SMALL, card(4.2), devices="cuda:0")
+    assert (asked.device, "cpu" in asked.layers) == ("cuda:0", True)
+
+
+def test_int4_layers_are_fetched_as_they_are() -> None:
+    made = planned(INT4_7B, card(150), max_vram_gb=4.0)
+    assert (made.weights, made.dtype, made.kv_dtype, Counter(made.layers)["cpu"] > 20) == (
+        "gptq-int4",
+        "bf16",
+        "bf16",
+        True,
+    )
+    assert made.elsewhere["cpu"].weights / Counter(made.layers)["cpu"] == pytest.approx(LAYER_7B / 4, rel=0.05)
+
+
+def test_what_plain_torch_cannot_do_is_not_done_by_fetching() -> None:
+    for choices in ({"deterministic": True}, {"kv_dtype": "fp8"}):
+        assert "raise --max-vram-gb to" in refused(BF16_7B, card(150), max_vram_gb=10.0, **choices)
+
+
+@pytest.mark.parametrize("sizes", [(12.9, 12.9), (24.0, 8.6), (8.6, 24.0), (8.6, 8.6, 8.6), (150.0, 150.0)])
+def test_over_several_cards_each_is_full_to_the_same_share(sizes: tuple[float, ...]) -> None:
+    cards = [card(size, index=index) for index, size in enumerate(sizes)]
+    made = planned(BF16_7B, *cards, devices="+".join(each.device for each in cards))
+    shares = room(made, *cards)
+    step = (LAYER_7B + made.bytes.kv / made.layers.count("cuda:0")) / min(each.free_bytes or 0 for each in cards)
+    assert max(shares) <= 1 - KEPT_FREE + 1e-6
+    assert max(shares) - min(shares) <= step
+    assert made.cards == tuple(each.device for each in cards)
+    assert made.computing == made.layers == tuple(sorted(made.layers))
+    assert len(made.layers) == 32
+    assert f"the model's 32 layers are divided, {made.layers.count('cuda:0')} of them on cuda:0, " in made.reason
+
+
+def test_cards_that_are_too_small_together_are_filled_and_the_first_fetches_the_rest() -> None:
+    cards = [card(6.4), card(6.4, index=1)]
+    made = planned(BF16_7B, *cards, devices=TWO)
+    there = Counter(made.layers)
+    assert list(there) == ["cuda:0", "cuda:1", "cpu"]
+    assert there["cuda:0"] < there["cuda:1"]
+    assert Counter(made.computing) == {"cuda:0": 32 - there["cuda:1"], "cuda:1": there["cuda:1"]}
+    assert max(room(made, *cards)) <= 1 - KEPT_FREE
+    said = refused(BF16_7B, *cards, devices=TWO, machine=replace(NO_CARD, ram_free_bytes=GB))
+    assert said.startswith("The model needs at least 15.")
+    assert "on 2 cards together" in said
+
+
+def test_a_ceiling_holds_on_each_of_several_cards() -> None:
+    made = planned(BF16_7B, card(150), card(150, index=1), devices=TWO, max_vram_gb=10.0)
+    assert max(made.bytes.total, made.elsewhere["cuda:1"].total) <= 10.0 * GB
+    assert set(made.layers) == {"cuda:0", "cuda:1"}
+
+
+def test_unlike_cards_compute_in_what_both_of_them_can() -> None:
+    old = card(15.8, capability=(7, 5), index=1)
+    assert planned(BF16_7B, card(15.8), old, devices=TWO).dtype == "fp16"
+    assert planned(INT4_7B, card(15.8), old, devices=TWO).weights == "fp16"
+    assert planned(INT4_7B, card(6.4), card(6.4, index=1), devices=TWO).weights == "gptq-int4"
+
+
+def test_a_second_card_that_was_not_asked_for_is_named() -> None:
+    assert (
+        "divide it over cards with --devices cuda:0+cuda:1" in planned(BF16_7B, card(12.9), card(12.9, index=1)).reason
+    )
+    said = refused(BF16_7B, card(12.9), devices=TWO)
+    assert "no device 'cuda:1': this machine has 1 CUDA cards" in said
+    for choices in ({"backend": "onnx"}, {"kv_dtype": "fp8"}, {"deterministic": True}, {"precision": "int8"}):
+        assert refused(BF16_7B, card(12.9), card(12.9, index=1), devices=TWO, **choices)
+
+
+@pytest.mark.parametrize("choices", [{"max_vram_gb": 10.0}, {"devices": TWO}], ids=str)
+def test_layers_are_divided_as_accelerate_infers_it_from_the_same_memory(choices: dict[str, object]) -> None:
+    import torch
+    from accelerate import infer_auto_device_map
+
+    from engine.inference.checkpoint import model_config
+    from engine.inference.model import HunYuanDense
+
+    cards = [card(12.9), card(12.9, index=1)] if "devices" in choices else [card(150)]
+    made = planned(BF16_7B, *cards, machine=replace(NO_CARD, ram_free_bytes=64 * GB), **choices)
+    with torch.device("meta"):
+        model = HunYuanDense(model_config(SEVEN_B_CONFIG | {"rms_norm_eps": 1e-5})).bfloat16()
+    weights = {made.device: made.bytes.weights + model.cos.nbytes + model.sin.nbytes}
+    weights |= {name: taken.weights for name, taken in made.elsewhere.items() if name in made.cards}
+    memory: dict[int | str, int] = {int(name[5:]): taken + LAYER_7B // 2 for name, taken in weights.items()}
+    memory[0] += LAYER_7B  # it keeps room there for the largest
+    inferred = infer_auto_device_map(model, memory | {"cpu": 64 * GB}, no_split_module_classes=["Layer"])
+    assert [f"cuda:{place}" if place in (0, 1) else place for place in map(inferred.get, LAYERS)] == list(made.layers)
+
+
 # ------------------------------------------------------------------------------------------------------------- shapes
 
 
@@ -580,6 +733,13 @@ def test_a_quota_below_one_core_is_one_core(tmp_path: Path) -> None:
     assert hardware.cores_within(root, 4) == 1
 
 
+def test_a_ceiling_of_the_memory_is_kept_on_the_cpu_and_told() -> None:
+    made = planned(EMBEDDED, max_ram_gb=0.95)
+    assert made.bytes.total <= 0.95 * GB < planned(EMBEDDED).bytes.total
+    assert "0.3 of them for the model under --max-ram-gb 0.95" in made.reason
+    assert "under --max-ram-gb 0.7" in refused(EMBEDDED, max_ram_gb=0.7)
+
+
 def test_this_machine_is_surveyed_without_its_cards_where_the_cpu_is_asked_for() -> None:
     found = survey("cpu")
     assert found.cards == ()
@@ -607,3 +767,17 @@ def test_a_card_too_old_for_this_torch_is_left_alone_and_named(
     assert survey().cards == (Card("cuda:1", "Card 1", 8 * GB, (9, 0), 7 * GB),)
     assert asked == ["cuda:1"]  # a context costs memory on every card that is asked
     assert "Card 0 (cuda:0) is of sm_61, and this torch runs on sm_75 and newer" in caplog.text
+
+
+def test_each_card_of_a_group_is_asked_and_the_disk_for_layers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    free = {"cuda:0": 1 * GB, "cuda:2": 3 * GB}
+    cards = [Card(f"cuda:{index}", "Card", 8 * GB, (9, 0)) for index in range(3)]
+    monkeypatch.setattr(hardware, "_cards", lambda: list(cards))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 8 * GB))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not" / "there"))
+    found = survey("cuda:2+cuda:0")
+    assert [card.free_bytes for card in found.cards] == [1 * GB, None, 3 * GB]
+    assert found.disk_free_bytes == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    assert survey("cpu").disk_free_bytes == 0

@@ -8,11 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    ["errors", "log"],
+    ["errors", "log", "version"],
     ["types"],
-    ["cards", "config", "files", "languages", "metrics", "progress", "shape"],
-    ["alphabets", "suggestions"],
+    ["balance", "cards", "config", "files", "known_models", "languages", "metrics", "progress", "shape"],
+    ["alphabets", "licences", "suggestions"],
     [
+        "hub",
         "prompts",
         "glossary",
         "segmenter",
@@ -58,6 +59,7 @@ LAYERS = [
     ],
     ["documents.office"],
     [
+        "inference.collective",
         "inference.gptq",
         "inference.int8",
         "inference.kernels",
@@ -73,8 +75,9 @@ LAYERS = [
         "backends.messages",
     ],
     ["hardware", "inference.cuda_sampler", "inference.int4", "inference.model"],
+    ["inference.sharding"],
     ["devices", "inference.checkpoint", "inference.fused", "inference.held"],
-    ["inference.loader", "inference.runner", "inference.openvino_graph", "inference.onnx_graph"],
+    ["inference.dispatch", "inference.loader", "inference.runner", "inference.openvino_graph", "inference.onnx_graph"],
     [
         "backends.served",
         "inference.batcher",
@@ -83,8 +86,10 @@ LAYERS = [
         "inference.onnx_folder",
         "inference.onnx_runner",
     ],
+    ["inference.rank_messages"],
+    ["inference.parallel", "inference.rank"],
     ["backends.echo", "backends.local", "backends.process", "backends.remote"],
-    ["backends.late", "backends.onnx"],
+    ["backends.late", "backends.onnx", "backends.ranks"],
     ["backends.pool"],
     ["backends.select", "scheduler"],
     ["answer", "backends.worker", "benchmark", "job"],

@@ -5,24 +5,23 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import httpx
 import pytest
-from huggingface_hub import constants
 from websockets.sync.client import connect
 
 from engine.backends.base import Backend
 from engine.backends.echo import EchoBackend
 from engine.backends.late import LateBackend
-from engine.errors import ModelNotFound, Overloaded, UnsupportedModel
+from engine.errors import BackendError, ModelNotFound, Overloaded, UnsupportedModel
 from engine.progress import Progress, Stopped
 from engine.scheduler import Scheduler
 from engine.shape import ModelShape
 from tests.conftest import Serve, soon
+from tests.hubs import a_hub, point_to
+from tests.streams import answer, ask
 
 ASKED = {"text": "Hello there.", "source_lang": "en", "target_lang": "fr"}
 SLOTS = 3
@@ -204,6 +203,25 @@ def test_loading_stops_at_its_next_step_when_nobody_waits_any_more() -> None:
     assert backend.failure is None
 
 
+def test_a_model_that_comes_once_nobody_waits_any_more_is_closed() -> None:
+    reached, gate, echo = threading.Event(), threading.Event(), EchoBackend()
+
+    def load(_progress: Progress) -> Backend:
+        reached.set()
+        assert gate.wait(9)
+        return echo
+
+    backend = LateBackend(load)
+    backend.start()
+    assert reached.wait(9)
+    asyncio.run(backend.close())
+    gate.set()
+    backend.stop(9)
+    with pytest.raises(BackendError, match="closed"):
+        asyncio.run(answer(echo, ask("Hello")))
+    assert (backend.memory(), backend.failure) == ({}, None)
+
+
 def test_progress_never_goes_back_and_ends_at_one() -> None:
     clock = Clock()
     progress = Progress(clock)
@@ -281,58 +299,12 @@ def test_what_is_not_there_yet_is_something_to_try_again() -> None:
     assert backend.memory() == {}
 
 
-class Hub(BaseHTTPRequestHandler):
-    """A model hub with one model; big files come in parts."""
-
-    folder: Path
-    protocol_version = "HTTP/1.1"
-    commit = "a" * 40
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        files = [path for path in self.folder.iterdir() if path.is_file()]
-        if path.startswith("/x/tiny/resolve/"):
-            name = path.rpartition("/")[2]
-            self._send((self.folder / name).read_bytes(), ETag=f'"{crc32(name.encode()):040}"')
-        elif path.startswith("/api/models/x/tiny/tree/"):
-            oids = {file: f"{crc32(file.name.encode()):040}" for file in files}
-            said = [
-                {"type": "file", "path": each.name, "size": each.stat().st_size, "oid": oids[each]} for each in files
-            ]
-            self._send(json.dumps(said).encode())
-        elif path.startswith("/api/models/x/tiny"):
-            self._send(json.dumps({"id": "x/tiny", "sha": self.commit, "siblings": []}).encode())
-        else:
-            self.send_error(404)
-
-    def _send(self, body: bytes, **headers: str) -> None:
-        self.send_response(200)
-        for name, value in {"X-Repo-Commit": self.commit, "Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the hub's files are kept once they are fetched."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("TinyHub", (Hub,), {"folder": tiny_checkpoint}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    yield tmp_path
-    server.shutdown()
-    server.server_close()
+    with a_hub(tiny_checkpoint) as server:
+        point_to(server, tmp_path, monkeypatch)
+        yield tmp_path
 
 
 def test_a_download_tells_which_share_of_all_bytes_is_there(hub: Path, tiny_checkpoint: Path) -> None:

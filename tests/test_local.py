@@ -340,7 +340,7 @@ def test_a_hub_model_is_asked_for_once_and_its_licence_said_once(tiny_checkpoint
         asked.append(name)
         return str(tiny_checkpoint)
 
-    monkeypatch.setattr(loader, "snapshot_download", snapshot)
+    monkeypatch.setattr("engine.hub.snapshot_download", snapshot)
     loaded, _ = local.prepared(Config(model="tencent/HY-MT1.5-1.8B", devices="cpu"))
     assert loaded.info.name == "tencent/HY-MT1.5-1.8B"
     assert asked == ["tencent/HY-MT1.5-1.8B"]
@@ -366,7 +366,7 @@ def test_a_download_that_breaks_is_told_in_a_sentence(monkeypatch, error):
     def breaks(name, **_):
         raise error
 
-    monkeypatch.setattr("engine.inference.loader.snapshot_download", breaks)
+    monkeypatch.setattr("engine.hub.snapshot_download", breaks)
     with pytest.raises(ModelNotFound, match=type(error).__name__) as failed:
         LocalBackend.load(Config(model="tencent/Hy-MT2-1.8B", devices="cpu"))
     assert failed.value.__cause__ is error
@@ -397,7 +397,7 @@ def test_what_a_checkpoint_says_of_its_family_and_licence_counts_more_than_its_n
 def test_weights_that_do_not_fit_the_device_are_said_in_a_sentence(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(loader, "load_model", full)

@@ -143,7 +143,8 @@ def test_a_line_of_text_has_its_fields_and_request_at_its_end() -> None:
 
 
 def test_as_json_a_line_is_an_object_with_the_time_in_utc() -> None:
-    said = "try:\n    {}['" + WORD + "']\nexcept KeyError:\n    logging.getLogger('x').exception('oh\\nno')"
+    word = f"{WORD[:7]}' '{WORD[7:]}"  # later Pythons quote the program's own line
+    said = "try:\n    {}['" + word + "']\nexcept KeyError:\n    logging.getLogger('x').exception('oh\\nno')"
     (line,) = logged("json", said)
     told = json.loads(line)
     assert (told["level"], told["logger"], told["message"]) == ("error", "x", "oh\nno")
@@ -151,6 +152,19 @@ def test_as_json_a_line_is_an_object_with_the_time_in_utc() -> None:
     assert abs(datetime.fromisoformat(told["time"]).timestamp() - time.time()) < 60
     assert told["traceback"].endswith("\nKeyError")
     assert WORD not in line
+
+
+def test_a_process_names_itself_in_each_of_its_lines_where_it_has_a_name() -> None:
+    said = "start('info', FORM, {'device': 'cuda:1'})\nlogging.getLogger('x').info('oh', extra={'fields': {'n': 1}})"
+    program = f"import logging\nfrom engine.log import start\n{said}"
+    lines = [
+        subprocess.run(
+            [sys.executable, "-c", program.replace("FORM", repr(form))], cwd=ROOT, capture_output=True, check=True
+        ).stderr.decode()
+        for form in ("text", "json")
+    ]
+    assert lines[0].endswith("x: oh n=1 device=cuda:1\n")
+    assert json.loads(lines[1])["device"] == "cuda:1"
 
 
 def test_a_warning_is_a_line_and_quotes_nothing_but_what_a_programmer_wrote() -> None:

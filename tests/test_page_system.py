@@ -3,12 +3,21 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
+from engine.backends import late
 from engine.backends.echo import EchoBackend
+from engine.backends.pool import Pool
+from engine.backends.process import ProcessBackend
+from engine.config import Config
+from engine.progress import Progress
+from tests.axe import violations
 from tests.conftest import Serve, soon
 from tests.studio import Studio, a_studio
 
@@ -96,6 +105,16 @@ def backend() -> EchoBackend:
 @pytest.fixture(scope="module")
 def address(serve: Serve, backend: EchoBackend) -> str:
     return serve(backend, page=True, slots=2)  # a benchmark of one and of two streams
+
+
+@pytest.fixture(scope="module", autouse=True)  # before there is a browser
+def processes(serve: Serve, tiny_checkpoint: Path) -> str:
+    """The address of two that work as one; who dies comes again after all is seen."""
+    config = Config(model=str(tiny_checkpoint), backend="echo")
+    loads = [(name, partial(ProcessBackend.load, config, name=name)) for name in ("cpu#1", "cpu#2")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(late, "PAUSE_SECONDS", 60.0)
+        return serve(Pool.load(loads, Progress()), page=True)
 
 
 class Scripted:
@@ -194,11 +213,65 @@ def test_the_tab_has_a_legend_of_each_card_and_what_was_planned_beside_what_is(
             assert fact in said
 
 
+def several(*states: str, warnings: tuple[str, ...] = ()) -> Answer:
+    """Of cards with a model on each; one that has failed is seen no more."""
+    cards = [card(number=number) for number, state in enumerate(states) if state != "failed"]
+    replicas = [
+        {
+            **{"name": f"cuda:{number}", "devices": [f"cuda:{number}"], "state": state},
+            "reason": ""
+            if state == "ready"
+            else "The model's process ended (signal 9) and is started again; "
+            "try again in a few seconds. This is attempt 1.",
+            **{"tokens": 21_400, "segments": 37, "slots": 64, "total_bytes": None, "used_bytes": None, "parts": None},
+        }
+        for number, state in enumerate(states)
+    ]
+    parts = {part: len(cards) * size for part, size in cards[0]["parts"].items()}
+    sums = {key: len(cards) * cards[0][key] for key in ("total_bytes", "used_bytes")}
+    total = cards[0] | {"device": "cuda:0,cuda:1", "name": f"{len(cards)} × NVIDIA L4", "parts": parts} | sums
+    return system(*cards) | {"replicas": replicas, "total": total, "warnings": list(warnings)}
+
+
+def test_of_several_cards_the_line_is_one_and_each_has_its_bar_and_what_it_is_at(
+    desk: BrowserContext, address: str
+) -> None:
+    away = "cuda:3 is being loaded again; the others translate meanwhile."
+    with scripted(desk, address, several("ready", "loading", "ready", "failed", warnings=(away,))) as it:
+        meter = it.page.locator("#yw-meter")
+        expect(meter.locator(".yw-bar")).to_have_count(1)
+        assert "3 × NVIDIA L4 47.7 GB / 72.0 GB" in words(it.page, "#yw-meter")
+        expect(meter.get_by_role("status")).to_have_text(away)
+        look_at_the_tab(it.page)
+        devices = it.page.locator(".yw-system .yw-device")
+        expect(devices).to_have_count(4)
+        said = [" ".join(each.split()) for each in devices.all_inner_texts()]
+        assert said[0].startswith("NVIDIA L4 cuda:0 15.9 GB / 24.0 GB Segments under way: 37 of 64; tokens: 21,400 W")
+        assert "cuda:1 15.9 GB / 24.0 GB Loading. The model's process ended (signal 9)" in said[1]
+        assert said[3].startswith("cuda:3 Out of service. The model's process")
+        assert [devices.nth(number).locator(".yw-bar").is_visible() for number in range(4)] == [True, True, True, False]
+        it.answer = several("ready", "ready") | {"devices": [card(FULL, number=0), card(number=1)]}
+        it.asked_again()
+        expect(meter.get_by_role("status")).to_have_text("NVIDIA L4 (cuda:0): over 90% of its memory is in use.")
+
+
 def test_a_licence_of_tencent_is_told_with_who_provides_the_service(desk: BrowserContext, address: str) -> None:
     with scripted(desk, address, system()) as it:
         provider = it.page.locator("#yw-provider")
         expect(provider).to_contain_text(TENCENT)
         expect(provider).to_contain_text(f"Provided by whoever runs {address.removeprefix('http://')}; Tencent is not")
+        it.answer = system() | {"provider": "Example Works Ltd."}
+        it.asked_again()
+        expect(provider).to_contain_text("Provided by Example Works Ltd.; Tencent is not affiliated with it")
+        expect(it.page.locator(".yw-system [data-as=provider]")).to_contain_text("Provided by Example Works Ltd.;")
+
+
+def test_a_model_without_such_a_licence_is_told_with_its_provider_alone(desk: BrowserContext, address: str) -> None:
+    answer = system() | {"provider": "Example Works Ltd."}
+    answer["model"]["licence"] = "Apache-2.0; trained on free text"
+    with scripted(desk, address, answer) as it:
+        expect(it.page.locator("#yw-provider")).to_contain_text("Provided by Example Works Ltd.")
+        assert "Tencent" not in words(it.page, "#yw-provider")
 
 
 def test_a_full_card_is_told_once_in_words(desk: BrowserContext, address: str) -> None:
@@ -352,3 +425,38 @@ def test_a_phone_in_chinese_has_the_device_its_bar_and_the_speed_and_does_not_sc
             look_at_the_tab(it.page, "系统")
             expect(it.page.get_by_text(said)).to_be_visible()
             assert it.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_on_a_phone_in_chinese_several_cards_fit_and_what_is_amiss_is_told_in_words(
+    chromium: Browser, address: str
+) -> None:
+    phone = chromium.new_context(viewport={"width": 390, "height": 844}, locale="zh-CN", color_scheme="dark")
+    uneven = "cuda:1 has over 10% less memory in use than cuda:0; look whether another program runs there."
+    full = "For half a minute cuda:0 has been full while cuda:1 had over 25% less to do."
+    with phone, scripted(phone, address, several("ready", "loading", "ready", warnings=(uneven, full))) as it:
+        alarm = it.page.locator("#yw-meter").get_by_role("status")
+        expect(alarm).to_contain_text("cuda:1 的已用内存比 cuda:0 少 10% 以上，请检查后者是否还运行着其他程序。")
+        expect(alarm).to_contain_text("半分钟以来 cuda:0 一直满负荷，而 cuda:1 的任务量少 25% 以上。")
+        look_at_the_tab(it.page, "系统")
+        devices = it.page.locator(".yw-system .yw-device")
+        expect(devices.nth(0)).to_contain_text("进行中的分段：37/64；词元：21,400")
+        expect(devices.nth(1)).to_contain_text("正在加载。 模型进程已结束（signal 9），正在重新启动")
+        assert it.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert violations(it.page) == []
+
+
+def test_processes_on_the_cpu_have_bars_of_their_own_and_one_that_dies_is_told(
+    processes: str, desk: BrowserContext
+) -> None:
+    with a_studio(desk, processes) as studio:
+        studio.open()
+        look_at_the_tab(studio.page)
+        members = studio.page.locator(".yw-system .yw-members .yw-device")
+        expect(members).to_have_count(2)
+        said = words(studio.page, ".yw-system .yw-members .yw-device >> nth=1")
+        assert re.match(r"cpu#2 \d+ MB / .* GB Segments under way: 0 of \d; tokens: 0 Weights", said)
+        expect(members.nth(1).locator(".yw-bar")).to_be_visible()
+        next(each for each in psutil.Process().children() if "engine.backends.worker" in each.cmdline()).kill()
+        expect(members.filter(has_text="Loading. The model's process ended (signal 9)")).to_have_count(1)
+        alarm = studio.page.locator("#yw-meter").get_by_role("status")
+        expect(alarm).to_contain_text(re.compile(r"cpu#\d is being loaded again; the others translate meanwhile\."))

@@ -73,7 +73,7 @@ def test_a_compressed_file_is_read_as_it_is(tmp_path, name, content):
     with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as file:
         file.writestr(name, content)
     assert plain == read(tmp_path / f"{name}.zst", packed)
-    assert plain == read(tmp_path / f"{name}.gz", gzip.compress(content.encode()))
+    assert plain == read(tmp_path / f"{name}.gz", gzip.compress(content.encode(), mtime=0))
     assert plain == list(pairs.read(tmp_path / f"{name}.zip"))
 
 
@@ -140,7 +140,7 @@ PACKED = zstandard.ZstdCompressor().compress(TSV.encode() * 100)
         ("a.en-zh.tsv", "", "a.en-zh.tsv holds no pairs; give a file with text"),
         ("a.en-zh.tsv.zst", TSV, r"a.en-zh.tsv.zst is damaged \(.+\); fetch or pack it anew"),
         ("a.en-zh.tsv.zst", PACKED[:-9], r"is damaged \(it ends too early\); fetch"),
-        ("a.en-zh.tsv.gz", gzip.compress(TSV.encode())[:-9], r"is damaged \(.+\); fetch"),
+        ("a.en-zh.tsv.gz", gzip.compress(TSV.encode(), mtime=0)[:-9], r"is damaged \(.+\); fetch"),
         ("a.en-zh.tsv.zip", TSV, r"is damaged \(File is not a zip file\); fetch"),
         ("a.jsonl", JSONL + "{", "line 3 is no JSON"),
         ("a.jsonl", "[" * 100_000, "line 1 is no JSON"),

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -19,46 +19,22 @@ from engine import hardware
 from engine.backends import late as late_module
 from engine.backends import pool as pool_module
 from engine.backends.base import Backend
-from engine.backends.echo import TOKEN_CHARACTERS, EchoBackend
+from engine.backends.echo import EchoBackend
 from engine.backends.late import LateBackend, Load
 from engine.backends.local import LocalBackend
 from engine.backends.pool import MOST_FUTILE, Pool
 from engine.backends.process import ProcessBackend
 from engine.backends.select import select
 from engine.config import Config
-from engine.errors import BackendError, ConfigError, DeviceLost, Loading, StartupError
-from engine.hardware import Card, Machine, allowed_cores
+from engine.errors import BackendError, ConfigError, DeviceLost, Loading, NotThereYet, StartupError
+from engine.hardware import Card, Machine, allowed_cores, ram
 from engine.progress import Progress, Stopped
 from engine.types import Prompt, Sampling, TokenChunk
 from tests.conftest import Serve, soon
-from tests.streams import GREEDY, answer, ask, text_of
+from tests.streams import GREEDY, Numbering, answer, ask, text_of
 
 TEXT = "".join(f"{number:03} " for number in range(40))  # a token is a number
 CONTEXT = "The harbour was built by the old king, and nobody sails from there any more. " * 8
-
-
-class Numbering(EchoBackend):
-    """Says what it is asked from where another left off: a token's id is its place. After `silent_after` of them it
-    says no more, and is said to have so many free pages."""
-
-    numbers, silent_after, pages_free = True, 1_000, 0
-
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
-        said = len(prompt.made)
-        assert prompt.made == tuple(range(said))
-        prompt = replace(prompt, source=prompt.source[said * TOKEN_CHARACTERS :])
-        async with aclosing(super().stream(prompt)) as chunks:
-            async for chunk in chunks:
-                ids = tuple(range(said, said + chunk.tokens)) if self.numbers else ()
-                said += chunk.tokens
-                while said > self.silent_after:
-                    await asyncio.sleep(0.001)
-                    if self.failed.done():
-                        raise BackendError(str(self.failed.result()))
-                yield replace(chunk, ids=ids)
-
-    def memory(self) -> dict[str, int]:
-        return super().memory() | {"pages_free": self.pages_free}
 
 
 class Lives:
@@ -405,7 +381,7 @@ def test_one_that_cannot_be_loaded_keeps_nobody_waiting_and_joins_later(pooled: 
     pool = pooled(first, second)
     assert states(pool) == ["loading", "ready"]
     assert pool.replicas()[0].reason.startswith("The card is full. This is attempt ")
-    assert pool.slots == 4
+    assert pool.slots == 8
     first.refusal = None
     soon(lambda: states(pool) == ["ready", "ready"])
     assert pool.slots == 8
@@ -416,6 +392,22 @@ def test_where_none_can_be_loaded_the_reason_is_told(pooled: Callable[..., Pool]
     first.refusal = second.refusal = ConfigError("There is no card.")
     with pytest.raises(ConfigError, match=r"There is no card\."):
         pooled(first, second)
+    first.refusal = NotThereYet("The server cannot be reached.")
+    with pytest.raises(ConfigError, match=r"There is no card\."):
+        pooled(first, second)
+
+
+def test_the_first_of_those_that_are_not_there_yet_is_waited_for() -> None:
+    first, second, progress, pools = Lives(), Lives(), Progress(), list[Pool]()
+    first.refusal = second.refusal = NotThereYet("The server cannot be reached.")
+    loads = [("first", first), ("second", second)]
+    loading = threading.Thread(target=lambda: pools.append(Pool.load(loads, progress)))
+    loading.start()
+    soon(lambda: progress.state().reason.startswith("The server cannot be reached. This is attempt 3."))
+    second.refusal = None
+    loading.join(9)
+    assert states(pools[0]) == ["loading", "ready"]
+    asyncio.run(pools[0].close())
 
 
 def test_loading_is_as_far_as_the_last_of_them_and_stops_when_nobody_waits() -> None:
@@ -488,6 +480,10 @@ def test_those_on_the_cpu_divide_its_cores_and_what_runs_at_once(workers: Pool) 
     assert first | second == set(cores)
     assert len(first & second) == (len(cores) == 1)
     assert [each.slots for each in workers._members] == [4, 4]
+    assert [each.device for each in workers.replicas()] == ["cpu#1", "cpu#2"]
+    assert [each.memory["resident"] > 10**8 for each in workers.replicas()] == [True, True]
+    (share,) = set(re.findall(r"under --max-ram-gb ([\d.]+):", workers.info.plan))
+    assert float(share) <= ram()[0] / 2 / 10**9
 
 
 @pytest.mark.parametrize(("cards", "asked"), [(1, ["cuda:0"]), (3, ["cuda:0", "cuda:1", "cuda:2"])])
@@ -496,7 +492,7 @@ def test_all_devices_are_all_cards(cards: int, asked: list[str], monkeypatch: py
     monkeypatch.setattr(hardware, "survey", lambda _: machine)
     loaded = []
 
-    def load(config: Config, *_: object, cores: Sequence[int] = ()) -> EchoBackend:
+    def load(config: Config, *_: object, **__: object) -> EchoBackend:
         loaded.append(config.devices)
         return EchoBackend()
 
@@ -534,6 +530,6 @@ def test_a_worker_killed_at_full_load_loses_no_request_and_changes_no_word(
         return await asyncio.gather(*map(one, prompts))
 
     assert asyncio.run(said(kill=False)) == asyncio.run(said(kill=True))
-    assert re.search("an answer moves from cpu after [1-9]", caplog.text)
+    assert re.search("an answer moves from cpu#1 after [1-9]", caplog.text)
     assert [replica.tokens for replica in workers.replicas()] == [0, 0]
     soon(lambda: states(workers) == ["ready", "ready"], seconds=40)

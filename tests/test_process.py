@@ -165,6 +165,13 @@ def test_a_worker_that_nobody_talks_to_ends() -> None:
     assert left.stderr.decode() == "A worker is started by Yiwen itself; start app.py.\n"
 
 
+def test_each_line_of_a_workers_log_says_whose_it_is(config: Config, capfd: pytest.CaptureFixture[str]) -> None:
+    backend = ProcessBackend.load(config, name="cpu#2")
+    asyncio.run(backend.close())
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if "backend=echo" in line)
+    assert line.endswith(" device=cpu#2")
+
+
 class Acted:
     """A worker that a test plays, at the other end of a pair of sockets."""
 

@@ -28,7 +28,7 @@ from engine.backends.late import LateBackend
 from engine.backends.remote import RemoteBackend
 from engine.backends.select import EMBEDDED_FOLDER, choose, select
 from engine.config import Config
-from engine.errors import BackendError, ConfigError, ModelNotFound, StartupError, TextTooLong
+from engine.errors import BackendError, ConfigError, ModelNotFound, NotThereYet, TextTooLong
 from engine.inference.tokenizer import ChatTokenizer
 from engine.progress import Progress, Stopped
 from engine.types import Sampling
@@ -147,19 +147,6 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     for name, value in fresh.items():
         monkeypatch.setattr(running, name, value)
     return running
-
-
-@pytest.fixture
-def opened() -> Iterator[Callable[..., RemoteBackend]]:
-    backends: list[RemoteBackend] = []
-
-    def load(url: str, **settings: Any) -> RemoteBackend:
-        backends.append(RemoteBackend.load(Config(remote_url=(url,), **settings)))
-        return backends[-1]
-
-    yield load
-    for backend in backends:
-        asyncio.run(backend.close())
 
 
 @pytest.fixture(scope="module")
@@ -370,13 +357,38 @@ def test_what_is_no_address_is_refused(url: str, opened: Callable[..., RemoteBac
 
 def test_one_that_is_not_there_is_told_at_the_start(server: Server, opened: Callable[..., RemoteBackend]) -> None:
     server.stop()
-    with pytest.raises(StartupError, match=r"cannot be reached \(ConnectError\); start it, or see to --remote-url"):
+    with pytest.raises(NotThereYet, match=r"cannot be reached \(ConnectError\); start it, or see to --remote-url"):
         opened(server.url)
     stopped = Progress()
     stopped.stop()
     with pytest.raises(Stopped):
         RemoteBackend.load(Config(remote_url=(server.url,)), stopped)
     server.start()
+
+
+@pytest.mark.parametrize("several", [1, 2])
+def test_yiwen_is_up_before_its_servers_and_waits_for_them(
+    serve: Serve, server: Server, several: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(late_module, "PAUSE_SECONDS", 0.05)
+    server.stop()
+    url = serve(LateBackend(choose(Config(remote_url=several * (server.url,)))), tested=False)
+    soon(lambda: "cannot be reached" in httpx.get(f"{url}/readyz").json()["reason"])
+    assert (httpx.get(f"{url}/readyz").status_code, httpx.get(f"{url}/healthz").status_code) == (503, 200)
+    server.start()
+    soon(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+    asked = {"text": "Good night.", "source_lang": "en", "target_lang": "fr"}
+    assert httpx.post(f"{url}/translate", json=asked).json()["translation"] == "Hello"
+    serve.stop(last=True)
+
+
+@pytest.mark.parametrize("model", ["embedded", "tencent/Hy-MT2-7B"])
+def test_a_server_that_has_nothing_yet_is_waited_for(
+    server: Server, opened: Callable[..., RemoteBackend], model: str
+) -> None:
+    server.models = []
+    with pytest.raises(NotThereYet, match=r"lists no models|has nothing to chat with"):
+        opened(server.url, model=model)
 
 
 def test_a_server_that_goes_is_missed_and_found_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

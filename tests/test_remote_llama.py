@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ from engine.backends import late as late_module
 from engine.backends import remote as remote_module
 from engine.backends.pool import Pool
 from engine.backends.remote import RemoteBackend
+from engine.config import Config
 from engine.errors import BackendError
 from engine.progress import Progress
 from engine.types import Sampling, TokenChunk
@@ -21,7 +21,6 @@ from tests.conftest import soon
 from tests.llama import CONTEXT_TOKENS, write_gguf
 from tests.streams import answer, ask, text_of
 from tests.test_backends import SLOTS, TEXTS
-from tests.test_remote import Config
 
 # What every backend promises
 test_it_says_what_it_serves = test_backends.test_it_says_what_it_serves
@@ -65,19 +64,6 @@ def servers(file: Path) -> Iterator[list[Llama]]:
     yield both
     for server in both:
         server.kill()
-
-
-@pytest.fixture
-def opened() -> Iterator[Callable[..., RemoteBackend]]:
-    backends: list[RemoteBackend] = []
-
-    def load(url: str, **settings: Any) -> RemoteBackend:
-        backends.append(RemoteBackend.load(Config(remote_url=(url,), **settings)))
-        return backends[-1]
-
-    yield load
-    for backend in backends:
-        asyncio.run(backend.close())
 
 
 @pytest.fixture(params=["turns", "ids"])

@@ -15,6 +15,7 @@ from engine import devices
 from engine.backends.base import Backend
 from engine.backends.echo import EchoBackend
 from engine.backends.late import LateBackend
+from engine.balance import LASTING_SAMPLES, Gap, Load, Standing, load_gap, memory_gap
 from engine.cards import Card, Cards, visible
 from engine.devices import SAMPLES, Device, Sampler
 from engine.metrics import Metrics
@@ -75,6 +76,44 @@ def test_of_several_cards_each_shows_what_is_on_it() -> None:
         ("cuda:2", False, 0, 0),
     ]
     assert sample.used_bytes == 27 * GIB
+    assert sample.total
+    assert (sample.total.device, sample.total.name) == ("cuda:0,cuda:1", "2 × NVIDIA L4")
+    assert (sample.total.used_bytes, sample.total.parts.weights) == (27 * GIB, 10 * GIB)
+    assert sum(astuple(sample.total.parts)) == sample.total.total_bytes == 48 * GIB
+
+
+def test_a_model_over_several_cards_says_what_it_takes_on_each() -> None:
+    memory = {"weights": 8 * GIB, "cuda:0/weights": 3 * GIB, "cuda:1/weights": 5 * GIB, "cuda:1/kv_total": GIB}
+    cards = card(6 * GIB), card(7 * GIB, device="cuda:1")
+    found = sampler(memory, *cards, device="cuda:0+cuda:1").sample().devices
+    assert [(each.ours, each.parts.weights, each.parts.kv_free) for each in found] == [
+        (True, 3 * GIB, 0),
+        (True, 5 * GIB, GIB),
+    ]
+
+
+def test_a_card_whose_member_is_away_stays_ours_and_no_card_is_taken_for_the_cpu() -> None:
+    away = [Replica(f"cuda:{number}", "loading", "It comes.", {}, 0) for number in (0, 1)]
+    cards = [card(GIB), card(GIB, device="cuda:1"), card(GIB, device="cuda:2")]
+    watched = Sampler(Metrics(dict), lambda: "cuda:0,cuda:1", lambda: cards, replicas=lambda: away)
+    assert [(each.device, each.ours) for each in watched.sample().devices] == [
+        ("cuda:0", True),
+        ("cuda:1", True),
+        ("cuda:2", False),
+    ]
+
+
+def test_processes_on_the_cpu_show_what_each_takes_and_servers_elsewhere_nothing() -> None:
+    taken = {"weights": GIB, "kv_used": 0, "kv_total": 0, "resident": 2 * GIB}
+    replicas = [
+        Replica("cpu#1", "ready", "", taken, 7, 1, 4),
+        Replica("http://there:8000/v1", "ready", "", {}, 9, 2, 8),
+    ]
+    watched = Sampler(Metrics(dict), lambda: "", tuple, lambda: (16 * GIB, 8 * GIB), replicas=lambda: replicas)
+    here, there = watched.sample().members
+    assert (here.devices, here.used_bytes, here.total_bytes) == (("cpu",), 2 * GIB, 16 * GIB)
+    assert here.parts == devices.Parts(GIB, 0, 0, 0, GIB, 14 * GIB)
+    assert (there.devices, there.used_bytes, there.parts) == ((), None, None)
 
 
 def test_on_the_cpu_the_memory_of_the_program_has_the_same_parts() -> None:
@@ -145,6 +184,84 @@ def test_a_device_is_full_over_nine_tenths_but_an_empty_cache_is_room() -> None:
     assert full({}, device="cpu") == [False]
     crowded = Sampler(Metrics(process_bytes=lambda: GIB), lambda: "cpu", tuple, lambda: (16 * GIB, GIB))
     assert crowded.sample().devices[0].full  # by other programs
+
+
+# -------------------------------------------------------------------------------------------------------------- balance
+
+
+def lasting(*standings: Standing) -> list[Standing]:
+    return [*standings] * LASTING_SAMPLES
+
+
+def memory(**in_use: float) -> Standing:
+    return Standing(in_use, {})
+
+
+def load(**tokens: float) -> Standing:
+    return Standing({}, {name: Load(each, True) for name, each in tokens.items()})
+
+
+def test_memory_is_uneven_where_a_card_has_a_tenth_less_in_use_than_another_all_the_time() -> None:
+    assert memory_gap(lasting(memory(a=0.80, b=0.75))) == Gap("a", "b", 0.06, False)
+    assert memory_gap(lasting(memory(a=0.60, b=0.80))) == Gap("b", "a", 0.25, True)
+    assert memory_gap([*lasting(memory(a=0.80, b=0.80)), memory(a=0.80, b=0.10)]) == Gap("a", "b", 0.06, False)
+    assert memory_gap(lasting(memory(a=0.80))) is None
+    assert memory_gap([*lasting(memory(a=0.80)), memory(a=0.80, b=0.40)]) is None  # it has just come
+    assert memory_gap([]) is None
+
+
+def test_cards_that_are_alike_do_not_change_places() -> None:
+    gaps = [memory_gap(lasting(memory(a=0.9, b=0.600 + wave, c=0.601 - wave))) for wave in (0.0, 0.002)]
+    assert gaps[0] == gaps[1] == Gap("a", "b", 0.33, True)
+
+
+def test_work_is_uneven_only_where_one_is_full_all_the_time() -> None:
+    assert load_gap(lasting(load(a=400, b=310))) == Gap("a", "b", 0.22, False)
+    assert load_gap(lasting(load(a=400, b=100))) == Gap("a", "b", 0.75, True)
+    idle = Standing({}, {"a": Load(400, False), "b": Load(0, False)})
+    assert load_gap([*lasting(load(a=400, b=100)), idle]) is None
+    assert load_gap(lasting(load(a=0, b=0))) == Gap("a", "a", 0.0, False)
+
+
+class Several(EchoBackend):
+    def replicas(self) -> list[Replica]:
+        return [
+            Replica("cpu#1", "ready", "", {"resident": 2 * GIB, "weights": GIB}, 900, 2, 2),
+            Replica("cpu#2", "ready", "", {"resident": GIB, "weights": GIB}, 100, 1, 2),
+            Replica("cpu#3", "loading", "It comes.", {}, 0, 0, 2),
+            Replica("cpu#4", "failed", "It is lost.", {}, 0),
+        ]
+
+
+def test_who_is_away_and_what_is_uneven_is_told_in_words_and_figures(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "SAMPLE_SECONDS", 0.01)
+    url = serve(Several())
+    soon(lambda: httpx.get(f"{url}/system").json()["balance"]["load"] is not None)
+    said = httpx.get(f"{url}/system").json()
+    assert SystemAnswer.model_validate(said, extra="forbid").model_dump() == said
+    assert [each["used_bytes"] for each in said["replicas"]] == [2 * GIB, GIB, None, None]
+    assert (said["total"], [each["device"] for each in said["devices"] if each["ours"]]) == (None, ["cpu"])
+    assert said["balance"]["memory"] == {"most": "cpu#1", "least": "cpu#2", "share": 0.5, "uneven": True}
+    assert said["warnings"] == [
+        "cpu#3 is being loaded again; the others translate meanwhile.",
+        "cpu#4 is out of service; the others translate in its stead.",
+        "cpu#2 has over 10% less memory in use than cpu#1.",
+        "For half a minute cpu#1 has been full while cpu#2 had over 25% less to do.",
+    ]
+    figures = httpx.get(f"{url}/metrics").text
+    for figure in ('replica_ready{replica="cpu#3"} 0.0', 'replica_tokens{replica="cpu#1"} 900.0'):
+        assert f"yiwen_{figure}" in figures
+    for figure in ('{kind="memory"} 0.5', '{kind="load"} 0.89'):
+        assert f"yiwen_imbalance_ratio{figure}" in figures
+
+
+def test_one_alone_is_neither_shared_nor_uneven(url: str) -> None:
+    said = httpx.get(f"{url}/system").json()
+    assert (said["replicas"], said["total"], said["warnings"]) == ([], None, [])
+    assert said["balance"] == {"memory": None, "load": None}
+    assert "yiwen_replica" not in httpx.get(f"{url}/metrics").text
 
 
 # -------------------------------------------------------------------------------------------------------------- samples

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from math import ceil
 
 from engine.backends.base import Backend
-from engine.errors import BackendError, DeviceLost, Loading, StartupError
+from engine.errors import BackendError, DeviceLost, Loading, NotThereYet, StartupError
 from engine.progress import Progress, Stopped
 from engine.types import LoadState, ModelInfo, Prompt, Replica, TokenChunk
 
 Load = Callable[[Progress], Backend]
 MOST_RETRY_SECONDS = 5  # a document that waits goes on soon after, however long the rest was thought to take
-PAUSE_SECONDS = 1.0  # before it is loaded again; twice as many each time, …
+PAUSE_SECONDS = 1.0  # before it is loaded again; twice as many each time that it failed, …
 MOST_PAUSE_SECONDS = 60.0
 GOOD_SECONDS = 60.0  # … until it has been there for so long
 LET_GO_SECONDS = 10.0  # in which the last one's memory is free, or else the next is loaded beside it
@@ -47,16 +47,20 @@ class Arrival:
 
 class LateBackend:
     """`load` is called on a thread, once `start` is. Where it raises the first time, or the device is lost, there is a
-    `failure`, and `gave_up` is called on that thread. One that is `patient` goes on after the first time as after any
-    other. Whoever is in `listeners` is told, on any thread, that it has come, broken, or could not be loaded."""
+    `failure`, and `gave_up` is called on that thread; but for what is merely `NotThereYet`. One that is `patient` goes
+    on after the first time as after any other. Whoever is in `listeners` is told, on any thread, that it has come,
+    broken, or could not be loaded."""
 
-    def __init__(self, load: Load, gave_up: Callable[[], None] = lambda: None, patient: bool = False) -> None:
+    def __init__(
+        self, load: Load, gave_up: Callable[[], None] = lambda: None, patient: bool = False, name: str | None = None
+    ) -> None:
         self.progress = Progress()
         self.listeners: list[Callable[[], None]] = []
         self.trouble: StartupError | None = None  # why it could not be loaded the last time
         self.failure: StartupError | DeviceLost | None = None
         self.failed: Future[BackendError] = Future()
         self._load, self._gave_up, self._patient = load, gave_up, patient
+        self._log = logging.LoggerAdapter(log, {"fields": {"device": name}})
         self._backend: Backend | None = None
         self._info: ModelInfo | None = None  # also of the last one
         self._coming = _waited_for()
@@ -104,8 +108,11 @@ class LateBackend:
         return backend.replicas() if backend else ()
 
     async def close(self) -> None:
+        """Also of one that is still to come."""
         self._stop()
-        if backend := self._backend:
+        with self._lock:
+            backend = self._backend
+        if backend:
             await backend.close()
 
     def _stop(self) -> None:
@@ -122,7 +129,7 @@ class LateBackend:
 
     def _run(self) -> None:
         """One after the other, until nobody waits any more or no more can come."""
-        pause, attempt = PAUSE_SECONDS, 0
+        pause, attempt, told = PAUSE_SECONDS, 0, ""
         failure: StartupError | None
         while not self.progress.stopped:
             began, failure = time.monotonic(), None
@@ -133,7 +140,7 @@ class LateBackend:
             except StartupError as error:
                 failure = error
             except Exception as error:  # the thread ends here: without this the program would load for ever
-                log.exception("the model could not be loaded")
+                self._log.exception("the model could not be loaded")
                 failure = StartupError(f"The model could not be loaded ({error!r}); the log says more.")
                 failure.__cause__ = error
             else:
@@ -141,40 +148,48 @@ class LateBackend:
                     return self._give_up(broken) if broken else None
                 if time.monotonic() - began > GOOD_SECONDS:
                     pause, attempt = PAUSE_SECONDS, 0
-            if failure and not (self._info or self._patient):
+            is_away = isinstance(failure, NotThereYet)
+            if failure and not (self._info or self._patient or is_away):
                 return self._give_up(failure)
             attempt += 1
             if failure:
                 broken, self.trouble = BackendError(str(failure)), type(failure)(str(failure))  # without its frames
             self.progress.again(f"{broken} This is attempt {attempt}.")
             self._tell()
-            log.warning("the model is loaded again in %.0f s, attempt %s: %s", pause, attempt, broken)
+            level = logging.DEBUG if is_away and str(broken) == told else logging.WARNING
+            self._log.log(level, "the model is loaded again in %.0f s, attempt %s: %s", pause, attempt, broken)
+            told = str(broken)
             self._wake.wait(pause)
-            pause = min(2 * pause, MOST_PAUSE_SECONDS)
+            if not is_away:  # to ask for it costs nothing, and it is to be found as soon as it is there
+                pause = min(2 * pause, MOST_PAUSE_SECONDS)
 
     def _live(self) -> BackendError | None:
         """The life of one, from its loading until its memory is free: why it broke, or None where nobody waits any
-        more."""
+        more. Raises `Stopped` where nobody did as it came, and what loading it raises."""
         backend = self._load(self.progress)
         backend.failed.add_done_callback(self._broke)  # before all others, who look for the next one then
         with self._lock:
-            self._info, self._backend, self.trouble = backend.info, backend, None
-            self._coming.set_result(Arrival(backend.slots, backend.failed))
-        self._tell()
-        if backend.failed.done():  # since before it was there
-            self._broke(backend.failed)
-        self._wake.wait()
-        if self.progress.stopped:
-            return None
-        self._wake.clear()
-        broken, last = backend.failed.result(), weakref.ref(backend)
+            if not self.progress.stopped:  # else whoever closed this found none to close
+                self._info, self._backend, self.trouble = backend.info, backend, None
+                self._coming.set_result(Arrival(backend.slots, backend.failed))
+        if self._backend:
+            self._tell()
+            if backend.failed.done():  # since before it was there
+                self._broke(backend.failed)
+            self._wake.wait()
+            if self._backend:  # nobody waits any more, and `close` has it
+                return None
         asyncio.run(backend.close())
+        self._wake.clear()
+        if self.progress.stopped:
+            raise Stopped
+        broken, last = backend.failed.result(), weakref.ref(backend)
         del backend
         until = time.monotonic() + LET_GO_SECONDS
         gc.collect()
         while last():  # those who were told have frames that hold it
             if time.monotonic() > until or self._wake.wait(0.05):
-                log.warning("the model that failed is still held")
+                self._log.warning("the model that failed is still held")
                 break
             gc.collect()
         return broken

@@ -4,10 +4,12 @@ import asyncio
 import gc
 import logging
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -24,6 +26,7 @@ from engine.inference.held import Int4Held
 from engine.inference.int4 import Int4Linear
 from engine.inference.int8 import Int8Rows
 from engine.inference.loader import Described, Loaded, folder_of, load
+from engine.inference.parallel import ParallelRunner, planned
 from engine.inference.runner import Runner, TorchRunner
 from engine.inference.sampler import resolve
 from engine.progress import Advance, Progress, Step, untold
@@ -92,11 +95,13 @@ class LocalBackend:
             segment_tokens=plan.segment_tokens,
             kernel=runner.kernel,
             plan=plan.reason,
-            planned_bytes=asdict(plan.bytes),
+            planned_bytes=_planned(plan),
         )
         self._outbox: _Outbox | None = None
         self._runner = runner
-        self._batcher = Batcher(runner, loaded.tokenizer.stop_ids, window, share)
+        self._batcher = batcher = Batcher(runner, loaded.tokenizer.stop_ids, window, share)
+        if isinstance(runner, ParallelRunner):
+            runner.ended.add_done_callback(lambda ended: batcher.abandon(ended.result()))
 
     @classmethod
     def load(cls, config: Config, progress: Progress | None = None) -> Self:
@@ -108,6 +113,8 @@ class LocalBackend:
         gc.collect()  # what another had before this one, which the plan may count on
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
+        if config.split == "tensor" and "+" in config.devices:
+            return cls(*in_shares(config, progress), config.kv_window)
         loaded, plan = prepared(config, progress)
         progress.report("prepare")
         runner = runner_of(loaded, plan, config, progress.told("prepare"))
@@ -175,47 +182,76 @@ class LocalBackend:
         return self._outbox
 
     def memory(self) -> dict[str, int]:
-        used, _ = self._batcher.kv_bytes
+        used, total = self._batcher.kv_bytes
+        taken = self._runner.memory()
+        for name in [name for name in taken if name.endswith("/kv_total")]:  # of each of several cards
+            taken[f"{name.removesuffix('total')}used"] = used * taken[name] // max(1, total)
         counts = self._batcher.counts
         pages = {"pages_used": counts.pages_used, "pages_free": counts.pages_free, "preempted": counts.preempted}
         pages["batch"] = self._batcher.running
         if self._batcher.shares:
             pages |= {"prompt_tokens": counts.prompt_tokens, "shared_tokens": counts.shared_tokens}
-        return self._runner.memory() | {"kv_used": used} | pages | self._batcher.device_bytes
+        return taken | {"kv_used": used} | pages | self._batcher.device_bytes
 
     def replicas(self) -> Sequence[Replica]:
         return ()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._batcher.close)
+        if isinstance(self._runner, ParallelRunner):
+            await asyncio.to_thread(self._runner.close)
 
 
 def prepared(config: Config, progress: Progress | None = None) -> tuple[Loaded, LoadPlan]:
     """The model, loaded, and how it is to run."""
     progress = progress or Progress()
-
-    def expect_bytes(size: int) -> None:
-        progress.expect("download", size / DOWNLOAD_BYTES_A_SECOND)
-
-    folder = folder_of(config.model, progress.told("download"), expect_bytes)
-    progress.report("libraries")  # the tokenizer comes before the weights, and has no more to tell
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    folder = _folder(config, progress)
     shape = ModelShape.read(read_config(folder), folder)
     plan = hardware.plan(config, shape, hardware.survey(config.devices))
     log.info("plan: %s", plan.reason)
     rounded = plan.weights == "int8" != shape.stored
     kind = "rounded" if rounded else "cpu" if plan.device == "cpu" else "card"
-    for step, (seconds, seconds_a_gb) in EXPECTED[kind].items():
-        progress.expect(step, seconds + seconds_a_gb * size / hardware.GB)
+    _expect(kind, folder, progress)
     torch.set_num_threads(min(plan.threads, torch.get_num_threads()))  # torch does not see a container's quota
     if config.max_vram_gb is not None and plan.device != "cpu" and plan.engine != "onnx":  # which takes none of torch's
         _set_ceiling(config.max_vram_gb, plan)
-    widened = plan.weights == plan.dtype
-    int4 = None if widened else Int4Linear if plan.engine == "cuda" else Int4Held
-    int8 = None if widened or plan.engine == "cuda" else Int8Rows
+    widened, by_kernels = plan.weights == plan.dtype, plan.engine == "cuda" or bool(plan.layers)
+    int4 = None if widened else Int4Linear if by_kernels else Int4Held
+    int8 = None if widened or by_kernels else Int8Rows
     told = progress.told("weights")
     device = "cpu" if plan.engine == "onnx" else plan.device  # from which ONNX Runtime takes its graph to a card
+    if plan.layers:
+        from engine.inference.dispatch import Dispatch  # late, for Accelerate takes most of a second
+
+        places = Dispatch(plan.layers, device)
+        loaded = load(config.model, device, plan.dtype, int4, int8, folder, told=told, places=places)
+        places.spread(loaded.model)
+        return replace(loaded, info=replace(loaded.info, device="+".join(plan.cards))), plan
     return load(config.model, device, plan.dtype, int4, int8, folder, told=told, rounded=rounded), plan
+
+
+def in_shares(config: Config, progress: Progress) -> tuple[Described, LoadPlan, ParallelRunner]:
+    """The same of a model whose layers are divided among cards, each of them: `--split tensor`."""
+    folder = _folder(config, progress)
+    described, plan = planned(config, folder)
+    log.info("plan: %s", plan.reason)
+    _expect("card", folder, progress)
+    return described, plan, ParallelRunner.load(folder, config.devices.split("+"), plan, config, progress)
+
+
+def _folder(config: Config, progress: Progress) -> Path:
+    def expect_bytes(size: int) -> None:
+        progress.expect("download", size / DOWNLOAD_BYTES_A_SECOND)
+
+    folder = folder_of(config.model, progress.told("download"), expect_bytes)
+    progress.report("libraries")  # the tokenizer comes before the weights, and has no more to tell
+    return folder
+
+
+def _expect(kind: str, folder: Path, progress: Progress) -> None:
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    for step, (seconds, seconds_a_gb) in EXPECTED[kind].items():
+        progress.expect(step, seconds + seconds_a_gb * size / hardware.GB)
 
 
 def runner_of(loaded: Loaded, plan: LoadPlan, config: Config, told: Advance = untold) -> Runner:
@@ -232,7 +268,7 @@ def runner_of(loaded: Loaded, plan: LoadPlan, config: Config, told: Advance = un
             ) from error
         return OpenVinoRunner(model, plan.slots, plan.pages, plan.threads, plan.graphs, config.deterministic, told=told)
     if plan.engine == "torch":
-        return TorchRunner(model, plan.slots, plan.pages)
+        return TorchRunner(model, plan.slots, plan.pages, plan.computing, plan.prefill_tokens)
     if plan.weights == "gptq-int4" and any(isinstance(module, nn.Linear) for module in model.layers.modules()):
         raise UnsupportedModel(
             "This checkpoint says that it is in INT4, but some of its layers are not, and they would be slow without "
@@ -254,5 +290,14 @@ def runner_of(loaded: Loaded, plan: LoadPlan, config: Config, told: Advance = un
 def _set_ceiling(max_vram_gb: float, plan: LoadPlan) -> None:
     """A bound that the allocator keeps: what is beyond it fails as if the card were full."""
     own = max_vram_gb * hardware.GB - plan.bytes.context - plan.bytes.graphs
-    total = torch.cuda.get_device_properties(plan.device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, own / total), plan.device)
+    for card in plan.cards:
+        total = torch.cuda.get_device_properties(card).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, own / total), card)
+
+
+def _planned(plan: LoadPlan) -> dict[str, int]:
+    """By kind, of all cards; and what is fetched from elsewhere."""
+    planned = Counter(asdict(plan.bytes))
+    for place, taken in plan.elsewhere.items():
+        planned.update(asdict(taken) if place in plan.cards else {"offloaded": taken.weights})
+    return dict(planned)

@@ -26,9 +26,10 @@ BEAT_SECONDS = 0.5  # between two `Beat`s of a worker, also while it loads
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """To a worker: the first message, and said once."""
+    """To a worker: the first message, and said once. `name` tells it from the others, in its log."""
 
     config: Config
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from math import inf
 from typing import Self
 
 from engine.backends.late import MOST_RETRY_SECONDS, LateBackend, Load, LoadFailed
-from engine.errors import BackendError, ConfigError, DeviceLost, Loading, StartupError
+from engine.errors import BackendError, ConfigError, DeviceLost, Loading, NotThereYet, StartupError
 from engine.progress import Progress
 from engine.types import ModelInfo, Prompt, Replica, TokenChunk
 
@@ -96,19 +96,23 @@ class Pool:
     @classmethod
     def load(cls, loads: Sequence[tuple[str, Load]], progress: Progress) -> Self:
         """A member for each (device, load), all loaded at once. It is there when each of them is, or has failed and at
-        least one has not; those are tried again and join later. `progress` is told, too, whenever none is there.
+        least one has not; those are tried again and join later, and the first of those that are all `NotThereYet` is
+        waited for. `progress` is told, too, whenever none is there.
 
         Raises what the first raised where all do, and `ConfigError` where they are not of one model.
         """
-        members = [LateBackend(load, patient=True) for _, load in loads]
+        members = [LateBackend(load, patient=True, name=device) for device, load in loads]
         pool = cls(members, [device for device, _ in loads])
         try:
             for late in members:
                 late.start()
             while coming := pool._coming(TELL_SECONDS):
+                if all(member.trouble for member in pool._members):
+                    progress.again(str(pool._away()))
                 progress.follow(coming)
             if not pool._info:
-                raise next(member.trouble for member in pool._members if member.trouble)
+                troubles = [member.trouble for member in pool._members if member.trouble]
+                raise min(troubles, key=lambda trouble: isinstance(trouble, NotThereYet))
             for member in pool._members:
                 if member.misfit:
                     raise ConfigError(member.misfit)
@@ -127,8 +131,10 @@ class Pool:
 
     @property
     def slots(self) -> int:
-        """Those of who is away for a while count on."""
-        return sum(member.slots for member in self._members)
+        """Those of who is away count on, and who was not there yet is thought to have as many as the others: nobody
+        asks again."""
+        most = max(member.slots for member in self._members)
+        return sum(member.slots if member.info else most for member in self._members)
 
     @property
     def running(self) -> int:
@@ -183,6 +189,8 @@ class Pool:
                 reason="" if member.up else member.misfit or member.late.state.reason,
                 memory=member.late.memory(),
                 tokens=member.tokens,
+                segments=member.streams,
+                slots=member.slots,
             )
             for member in self._members
         ]
@@ -194,10 +202,13 @@ class Pool:
         await asyncio.gather(*(member.late.close() for member in self._members))
 
     def _coming(self, seconds: float) -> list[Progress]:
-        """Of those that have neither come nor failed. Where there are any it waits so long, or until there are none."""
+        """Of those that have neither come nor failed, or of all where they are merely not there yet. It waits so long,
+        or until there are none."""
 
         def coming() -> list[Progress]:
-            return [each.late.progress for each in self._members if not (each.info or each.trouble)]
+            untold = [each for each in self._members if not (each.info or each.trouble)]
+            are_away = all(isinstance(each.trouble, NotThereYet) for each in self._members) and not self._info
+            return [each.late.progress for each in (self._members if are_away else untold)]
 
         with self._changed:
             self._changed.wait_for(lambda: not coming(), seconds)
@@ -336,7 +347,7 @@ def _joined(members: Sequence[tuple[str, ModelInfo]]) -> ModelInfo:
         kernel=_each(info.kernel for info in infos),
         max_context_tokens=min(info.max_context_tokens for info in infos),
         segment_tokens=min(info.segment_tokens for info in infos),
-        plan=" ".join(f"On {', '.join(devices)}: {plan}" for plan, devices in plans.items()),
+        plan="\n".join(f"On {', '.join(devices)}: {plan}" for plan, devices in plans.items()),
         planned_bytes=dict(planned),
     )
 

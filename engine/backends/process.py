@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 # A worker is given up that says nothing for so long …
-SILENT_SECONDS = 5.0
+SILENT_SECONDS = 10.0  # on a machine with more to do than cores, beats come seconds late
 LOADING_SILENT_SECONDS = 60.0  # where Python's lock may be held by what is imported or compiled
 # … or computes nothing of what it was asked. A step of a card takes a second at the most; a CPU packs weights in its
 # first one, those of a 7B for 80 s.
@@ -132,21 +132,21 @@ class ProcessBackend:
         threading.Thread(target=self._listen, name="worker-listening", daemon=True).start()
 
     @classmethod
-    def load(cls, config: Config, progress: Progress | None = None, cores: Sequence[int] = ()) -> Self:
+    def load(cls, config: Config, progress: Progress | None = None, cores: Sequence[int] = (), name: str = "") -> Self:
         """What `select` would load here for `config`, in a new process; on these cores, or on all. Raises the same, and
         `StartupError` where the process ends before."""
-        return cls.over(start(cores), config, progress or Progress())
+        return cls.over(start(cores), config, progress or Progress(), name)
 
     @classmethod
-    def over(cls, line: Line, config: Config, progress: Progress) -> Self:
+    def over(cls, line: Line, config: Config, progress: Progress, name: str = "") -> Self:
         """With a worker that runs already, at the other end of `line`."""
         try:
-            line.send(Load(config))
+            line.send(Load(config, name))
             # Here, for they cost seconds, in which the worker imports the same
             from engine.inference.loader import folder_of
             from engine.inference.tokenizer import ChatTokenizer
 
-            ready = _ready(line, progress)
+            ready = _ready(line, progress, name)
             return cls(line, ready, ChatTokenizer(folder_of(config.model)))
         except BaseException:
             line.close()
@@ -281,26 +281,31 @@ def _put(delivery: Sequence[tuple[_Reader, TokenChunk | YiwenError]]) -> None:
 
 
 def start(cores: Sequence[int] = ()) -> Line:
-    """To a new process, on these cores or on all, which finds our packages wherever we were started. Raises
+    """To a new process, on these cores or on all. Raises `StartupError`."""
+    process = spawn(cores, subprocess.PIPE, subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+    return Line(process.stdout, process.stdin, partial(ended, process))
+
+
+def spawn(cores: Sequence[int], incoming: int, outgoing: int) -> subprocess.Popen[bytes]:
+    """A worker that finds our packages wherever we were started. `incoming` and `outgoing` as in `Popen`. Raises
     `StartupError`."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "engine.backends.worker", *map(str, cores)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=incoming,
+            stdout=outgoing,
             env=os.environ | {"PYTHONPATH": path},
         )
     except OSError as error:
         raise StartupError(
             f"No process can be started for the model ({error.strerror}); stop others, or allow more of them."
         ) from error
-    assert process.stdin
-    assert process.stdout
-    return Line(process.stdout, process.stdin, partial(_ended, process))
 
 
-def _ready(line: Line, progress: Progress) -> Ready:
+def _ready(line: Line, progress: Progress, name: str) -> Ready:
     """Waits for the model."""
     while message := line.read():  # every beat, at the least
         if progress.stopped:
@@ -313,7 +318,7 @@ def _ready(line: Line, progress: Progress) -> Ready:
             case Failed(kind, sentence):
                 raise error_of(kind, sentence)
             case Ready():
-                log.info("the model is in process %s", message.pid)
+                log.info("the model%s is in process %s", f" of {name}" if name else "", message.pid)
                 return message
     how = line.end(END_SECONDS)
     silent = f"said nothing for {LOADING_SILENT_SECONDS:.0f} s"
@@ -323,7 +328,7 @@ def _ready(line: Line, progress: Progress) -> Ready:
     )
 
 
-def _ended(process: subprocess.Popen[bytes], seconds: float) -> str:
+def ended(process: subprocess.Popen[bytes], seconds: float) -> str:
     """How, once it has; by itself within these seconds, or killed."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(seconds)

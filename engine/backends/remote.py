@@ -23,7 +23,8 @@ from engine.progress import Progress
 from engine.types import FinishReason, ModelInfo, Prompt, Replica, TokenChunk
 
 FIRST_SECONDS = 120.0  # until the first token, behind all that the server was asked before
-BETWEEN_SECONDS = 30.0  # two tokens
+BETWEEN_SECONDS = 30.0  # two tokens, …
+RENEW_SECONDS = 1.0  # … give or take; to set a clock anew for each token costs as much as to read it
 PAUSES = (0.0, 0.3, 1.0)  # seconds before an answer that has not begun is asked for again; at once, since a connection
 # that was kept may have been closed by the server just then
 BUSY_SECONDS = 1.0  # before a server is asked again that is busy and does not say for how long
@@ -76,7 +77,7 @@ class RemoteBackend:
         self._room = asyncio.Semaphore(served.slots)
         self._client = httpx.AsyncClient(
             base_url=served.url,
-            headers={**served.headers, "Content-Type": "application/json"},
+            headers={**served.headers, "Content-Type": "application/json", "Accept-Encoding": "identity"},
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # the rest is timed by what is said
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=served.slots, keepalive_expiry=KEPT_SECONDS
@@ -260,7 +261,7 @@ class RemoteBackend:
     async def _read(self, asked: _Open, events: AsyncIterator[Any], limit: asyncio.Timeout) -> None:
         url = self._served.url
         finish: FinishReason | None = None
-        total = 0
+        total, renewed = 0, 0.0
         async for event in events:
             self._heard = self._loop.time()
             if event is None:  # that was all
@@ -273,8 +274,9 @@ class RemoteBackend:
             if text:
                 asked.said += 1
                 self._tell(asked, TokenChunk(text))
-            if asked.said:
-                limit.reschedule(self._heard + BETWEEN_SECONDS)
+            if asked.said and self._heard > renewed + RENEW_SECONDS:
+                renewed = self._heard
+                limit.reschedule(renewed + BETWEEN_SECONDS)
             if reason in _FAILURES:
                 raise BackendError(f"The server {url} gave up its answer; try again.")
             finish = _FINISHES.get(reason, "stop") if reason else finish
@@ -338,7 +340,7 @@ async def _events(response: httpx.Response) -> AsyncGenerator[dict[str, Any] | N
     """What stands behind each `data:`, and None for the word that nothing follows. Lines are parted here, since httpx
     decodes them first, which takes as long as all else."""
     rest = b""
-    async for data in response.aiter_bytes():
+    async for data in response.aiter_raw():
         *lines, rest = (rest + data).split(b"\n")
         if len(rest) > LONGEST:
             raise httpx.RemoteProtocolError("a line without an end")

@@ -5,13 +5,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
+from math import inf
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from engine import known_models, licences
 from engine.backends.base import Backend
 from engine.backends.late import Load
 from engine.config import Config
-from engine.errors import ConfigError, ModelNotFound
+from engine.errors import ConfigError, ModelNotFound, UnsupportedModel
 from engine.progress import Progress
+
+if TYPE_CHECKING:
+    from engine.backends.ranks import Others
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[2] / "assets" / "models" / "yiwen-mini"
@@ -24,8 +31,9 @@ def select(config: Config) -> Backend:
     return choose(config)(Progress())
 
 
-def choose(config: Config) -> Load:
-    """What loads the backend. All that can be told at once is: raises `ModelNotFound`, `ConfigError`."""
+def choose(config: Config, others: "Others | None" = None) -> Load:
+    """What loads the backend; on several devices in processes of our own, or of these `others` but for the first. All
+    that can be told at once is: raises `ModelNotFound`, `ConfigError`."""
     if config.backend == "echo":
         from engine.backends.echo import EchoBackend
 
@@ -33,7 +41,17 @@ def choose(config: Config) -> Load:
         return lambda _: EchoBackend()
     if config.backend == "remote" or (config.backend == "auto" and config.remote_url):
         return _remote(config)
+    chosen = resolved(config)
+    if chosen.devices == "all" or "," in chosen.devices:
+        return partial(_on_each_device, chosen, others)
+    return partial(_on_one_device, chosen)
+
+
+def resolved(config: Config) -> Config:
+    """With the folder of the model, or its hub id, and the backend that it is for. Raises as `choose` does."""
     model = _model(config.model)
+    if not Path(model).is_dir():
+        model = _of_hub(model, config)
     exported = (Path(model) / "model.onnx").is_file()  # as engine.tools.export_onnx writes it
     if exported and config.backend == "local":
         raise ConfigError(f"The folder {model!r} holds a graph for ONNX Runtime; leave --backend out.")
@@ -44,9 +62,32 @@ def choose(config: Config) -> Load:
     log.info("backend=%s: %s", chosen.backend.replace("auto", "local"), reason)
     if chosen.backend == "onnx":
         _check_onnx(chosen)
-    if chosen.devices == "all" or "," in chosen.devices:
-        return partial(_on_each_device, chosen)
-    return partial(_on_one_device, chosen)
+    if chosen.split == "tensor" and "+" not in chosen.devices:
+        raise ConfigError(
+            "--split tensor divides one model over cards that --devices joins by +, such as cuda:0+cuda:1; name them, "
+            "or leave it out."
+        )
+    return chosen
+
+
+def _of_hub(name: str, config: Config) -> str:
+    """A hub id, or the folder where `models download` has put that model. Its licence is asked for before anything is
+    downloaded."""
+    from engine import hub
+
+    known, licence = known_models.on_hub(name), known_models.licence_to_accept(name)
+    if known and not known.runs:
+        raise UnsupportedModel(
+            f"{name} is stored in FP8, which Yiwen's engine does not read; take {name.removesuffix('-FP8')}, or serve "
+            "it with vLLM and give --remote-url."
+        )
+    if hub.cached(name):
+        return name
+    if known and hub.is_whole(folder := known.folder(config.data_dir)):
+        return str(folder)
+    if licence:
+        licences.agree(name, licence, hub.cache_folder(name), config.accept_licence)
+    return name
 
 
 def _on_one_device(config: Config, progress: Progress) -> Backend:
@@ -76,11 +117,11 @@ def _remote(config: Config) -> Load:
     return loads[0][1] if len(loads) == 1 else lambda progress: Pool.load(loads, progress)
 
 
-def _on_each_device(config: Config, progress: Progress) -> Backend:
+def _on_each_device(config: Config, others: "Others | None", progress: Progress) -> Backend:
     """The model on each device of the config, each in a process of its own."""
     from engine.backends.pool import Pool
     from engine.backends.process import ProcessBackend
-    from engine.hardware import survey
+    from engine.hardware import GB, RAM_SHARE, ram, survey
 
     devices = config.devices.split(",")
     if config.devices == "all":
@@ -91,11 +132,21 @@ def _on_each_device(config: Config, progress: Progress) -> Backend:
     if len(devices) == 1:
         return _on_one_device(replace(config, devices=devices[0]), progress)
     slots = config.max_concurrent and -(-config.max_concurrent // len(devices))
+    # of what is free before any of them is there, for one that comes again finds what the others have left
+    ram_gb = min(config.max_ram_gb or inf, ram()[1] * RAM_SHARE / GB) / len(devices)
     loads = []
-    for device, cores in zip(devices, cores_of(devices), strict=True):
-        one = replace(config, devices=device, max_concurrent=slots)
-        loads.append((device, partial(ProcessBackend.load, one, cores=cores)))
+    for number, (device, name, cores) in enumerate(zip(devices, names_of(devices), cores_of(devices), strict=True)):
+        split = config.split if "+" in device else "auto"
+        one = replace(config, devices=device, split=split, max_concurrent=slots, max_ram_gb=round(ram_gb, 1))
+        load = partial(others.load, number) if others and number else ProcessBackend.load
+        loads.append((name, partial(load, one, cores=cores, name=name)))
     return Pool.load(loads, progress)
+
+
+def names_of(devices: Sequence[str]) -> list[str]:
+    """The devices, and where several are on the same one, which of them: "cpu#2"."""
+    numbers = {device: count(1) for device in devices}
+    return [f"{one}#{next(numbers[one])}" if devices.count(one) > 1 else one for one in devices]
 
 
 def cores_of(devices: Sequence[str]) -> list[tuple[int, ...]]:

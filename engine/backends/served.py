@@ -19,7 +19,7 @@ import orjson
 
 from engine.backends.counting import counter
 from engine.config import Config
-from engine.errors import ConfigError, ModelNotFound, StartupError, TextTooLong
+from engine.errors import ConfigError, ModelNotFound, NotThereYet, StartupError, TextTooLong
 from engine.inference.checkpoint import read_config
 from engine.inference.loader import Described, describe, family_of, licence_of
 from engine.languages import LANGUAGES
@@ -29,7 +29,7 @@ from engine.types import CountTokens, ModelInfo, Prompt, Sampling
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0  # for one token, behind all that it was asked before
-REACH_SECONDS = 10.0  # in which a server is to be there; who loads it tries again later
+REACH_SECONDS = 3.0  # in which a server is to be there; who loads it tries again later
 AGAIN_SECONDS = 1.0  # before it is asked again within these
 BUSY = frozenset({429, 502, 503, 504})
 MOST_WAIT_SECONDS = 30.0  # however long a server says
@@ -114,7 +114,7 @@ class Served:
 def find(config: Config, progress: Progress) -> Served:
     """The server at the one address of `config.remote_url`.
 
-    Raises `ConfigError` for an address or a key that is wrong, `ModelNotFound`, `StartupError` where it is not there.
+    Raises `ConfigError` for an address or a key that is wrong, `ModelNotFound`, `NotThereYet`.
     """
     url = _address(config.remote_url[0])
     key = config.remote_key
@@ -171,10 +171,6 @@ def wait_of(response: httpx.Response) -> float | None:
         return None
     said = response.headers.get("Retry-After", "")
     return min(float(said), MOST_WAIT_SECONDS) if re.fullmatch(r"[0-9]{1,6}", said) else 0.0
-
-
-class _NotThere(Exception):
-    pass
 
 
 class _Asking:
@@ -241,6 +237,8 @@ class _Asking:
             self._check_key(response)
         said = refusal(response.content).said
         names = ", ".join(str(entry["id"]) for entry in listed)
+        if response.status_code == httpx.codes.NOT_FOUND and not names:  # as Ray Serve answers until all is deployed
+            raise NotThereYet(f"{self._url} has nothing to chat with (404); start it, or see to --remote-url.")
         if response.status_code == httpx.codes.NOT_FOUND or "model" in said.lower():
             raise ModelNotFound(
                 f"{self._url} has no model {served.model!r} to chat with; name one of its own with --model: "
@@ -284,7 +282,7 @@ class _Asking:
         return _number(settings.get("n_ctx")) if isinstance(settings, dict) else 0
 
     def _patiently(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
-        """The answer of a server that is there, or is soon. Raises `Stopped`, and `StartupError` where it is not."""
+        """The answer of a server that is there, or is soon. Raises `Stopped`, and `NotThereYet` where it is not."""
         until = time.monotonic() + REACH_SECONDS
         while True:
             self._progress.report("libraries" if method == "GET" else "test")
@@ -296,7 +294,7 @@ class _Asking:
             except httpx.HTTPError as error:
                 why = f"The server {self._url} cannot be reached ({type(error).__name__})"
             if time.monotonic() > until:
-                raise StartupError(f"{why}; start it, or see to --remote-url.")
+                raise NotThereYet(f"{why}; start it, or see to --remote-url.")
             time.sleep(AGAIN_SECONDS)
 
     def _check_key(self, response: httpx.Response) -> None:
@@ -349,7 +347,7 @@ def _chosen(
     if _is_named(config):
         return {"id": config.model}  # not every server lists what it has
     if not own:
-        raise ConfigError(f"{url}/v1/models lists no models; see to --remote-url, or name the model with --model.")
+        raise NotThereYet(f"{url}/v1/models lists no models; see to --remote-url, or name the model with --model.")
     raise ConfigError(f"{url} has {len(own)} models ({', '.join(own)}); name one with --model.")
 
 

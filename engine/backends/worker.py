@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import IO
 
+import psutil
+
 from engine.backends.base import Backend
 from engine.backends.messages import (
     BEAT_SECONDS,
@@ -86,7 +88,7 @@ class Worker:
             self._tell(Failed(StartupError.__name__, told))
         else:
             self._backend = backend
-            self._tell(Ready(backend.info, backend.slots, backend.memory(), os.getpid()))
+            self._tell(Ready(backend.info, backend.slots, _memory(backend), os.getpid()))
             backend.failed.add_done_callback(lambda failed: self._tell_from_thread(_failed(failed.result())))
 
     def _listen(self) -> None:
@@ -146,8 +148,12 @@ class Worker:
             os._exit(0)
 
     def _beat(self) -> None:
-        self._tell(Beat(self._backend.memory() if self._backend else {}))
+        self._tell(Beat(_memory(self._backend) if self._backend else {}))
         self._loop.call_later(BEAT_SECONDS, self._beat)
+
+
+def _memory(backend: Backend) -> dict[str, int]:
+    return backend.memory() | {"resident": int(psutil.Process().memory_info().rss)}
 
 
 def _failed(error: BackendError) -> Failed:
@@ -161,7 +167,7 @@ def serve(incoming: IO[bytes], outgoing: IO[bytes]) -> None:
     first = read(incoming)
     if not isinstance(first, Load):
         sys.exit("A worker is started by Yiwen itself; start app.py.")
-    start_log(first.config.log_level, first.config.log_format)
+    start_log(first.config.log_level, first.config.log_format, {"device": first.name} if first.name else None)
     gc.set_threshold(*GC_THRESHOLD)
 
     async def work() -> None:

@@ -108,6 +108,7 @@ class Batcher:
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self.failed: Future[BackendError] = Future()  # see `Backend.failed`
+        self._lost: BackendError | None = None  # the runner, and why
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
@@ -164,6 +165,12 @@ class Batcher:
         """Leaves the batch before the next step; nothing is told any more."""
         sequence.cancelled = True
 
+    def abandon(self, why: BackendError) -> None:
+        """The runner has ended by itself: no step can follow. Called from any thread."""
+        with self._lock:
+            self._lost = why
+            self._wake.notify()
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
@@ -184,11 +191,13 @@ class Batcher:
         """Until it is closed. Raises what nothing can be done after."""
         while True:
             with self._lock:
-                while not (self._waiting or self._running or self._closed):
+                while not (self._waiting or self._running or self._closed or self._lost):
                     self._most_running = self._runner.slots
                     self._wake.wait()
                 if self._closed:
                     break
+                if self._lost:
+                    raise BackendError(str(self._lost))
             failed: Exception | None = None
             try:
                 self._round()

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from engine.inference import gptq, weight_files
 from engine.inference.gptq import GptqConfig, Int4Weight
 from engine.inference.int8 import BLOCK_ROWS, dequantize_rows, float_weight, quantize_rows
 from engine.inference.model import HunYuanDense, ModelConfig, effective_rope_base
+from engine.inference.sharding import Cut, Share, mixed_groups
 from engine.inference.weight_files import CONFIG, INDEX, WHOLE, Piece, in_shards, place
 from engine.progress import Advance, untold
 from engine.shape import MAX_POSITIONS, read_header
@@ -162,6 +164,18 @@ MakeLinear = Callable[[Int4Weight], nn.Module]
 MakeRows = Callable[[Tensor, Tensor], nn.Module]
 
 
+class Places(Protocol):
+    """Where the parts of a model go that are not all on one device. `where`: a place in our model."""
+
+    def device(self, where: str) -> str:
+        """On which a part is read and, if quantised, packed."""
+        ...
+
+    def take(self, where: str, module: nn.Module) -> None:
+        """It has been read, and may be put away."""
+        ...
+
+
 def load_model(
     folder: Path,
     config: Mapping[str, Any],
@@ -171,20 +185,27 @@ def load_model(
     int8: MakeRows | None = None,
     told: Advance = untold,
     rounded: bool = False,
+    share: Share | None = None,
+    places: Places | None = None,
 ) -> HunYuanDense:
     """The model of a folder, on `device`, in evaluation mode. Quantised matrices are what `int4` and `int8` make of
     them (query, key and value as one, gate and up too), or are widened to `dtype` without. `rounded`: those in 16 or 32
-    bits become INT8 rows as they are read, and what `int8` makes of these.
+    bits become INT8 rows as they are read, and what `int8` makes of these. `share`: no more than that part is read;
+    the rest is for who is joined to it. `places`: of what is not to be on `device`.
 
     Tensors go to the device one at a time: the host holds no more than the largest. `told` learns how far it is.
     """
     with torch.device("meta"):
-        model = HunYuanDense(model_config(config))
-    weights = Weights(folder, config, device)
+        model = HunYuanDense(share.config if share else model_config(config))
+        if share and model.head is not None:
+            model.head = nn.Linear(model.config.hidden_size, share.head_rows, bias=False)
+    weights = Weights(folder, config, device, share)
     for where, parts in _parts(model):
         module = model.get_submodule(where)
         assert isinstance(module.weight, Tensor)
         names = [name for name, _ in parts]
+        if places:
+            weights.device = places.device(where)
         if int4 and all(weights.is_int4(name) for name in names):
             _replace(model, where, int4(gptq.fuse([weights.int4(*part) for part in parts], where)))
         elif int8 and (all(weights.is_int8(name) for name in names) or (rounded and module.weight.ndim == 2)):
@@ -193,10 +214,33 @@ def load_model(
         else:
             wide = _joined([weights.wide(*part, dtype) for part in parts])
             module.weight = nn.Parameter(wide, requires_grad=False)
+        if places:
+            places.take(where, model.get_submodule(where))
         told(weights.share_read)
+    if share and model.head is None:
+        model.head = OwnRows(model.embedding, share)
     model.reset_rotation()
-    model.to(device)
+    model.cos, model.sin = model.cos.to(device), model.sin.to(device)  # all else is where it was read to
     return model.eval()
+
+
+class OwnRows(nn.Module):
+    """A rank's rows of a tied head, which the embedding holds."""
+
+    def __init__(self, embedding: nn.Embedding, share: Share) -> None:
+        super().__init__()
+        rows, start = share.head_rows, share.rank * share.head_rows
+        table = embedding.weight
+        padded = torch.cat((table, table.new_zeros(max(0, share.count * rows - len(table)), table.shape[1])))
+        embedding.weight = nn.Parameter(padded[: len(table)], requires_grad=False)
+        self._own = [padded[start : start + rows]]  # in a list, so that it is not counted as one weight more
+
+    @property
+    def weight(self) -> Tensor:
+        return self._own[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
 
 
 def save_model(
@@ -294,13 +338,15 @@ def transformers_config(config: ModelConfig) -> dict[str, Any]:
 class Weights:
     """Matrices and vectors by name from one `model.safetensors` or its shards, each read when asked for."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], device: str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], device: str = "cpu", share: Share | None = None
+    ) -> None:
         quantization = config.get("quantization_config") or {}
         method = quantization.get("quant_method")
         if method not in (None, GPTQ_METHOD, INT8_METHOD):
             raise UnsupportedModel(f"Weights quantised by {method!r} cannot be read; bf16, INT8 and GPTQ INT4 can.")
         self._gptq = GptqConfig.read(quantization) if method == GPTQ_METHOD else None
-        self._folder, self._device = folder, device
+        self._folder, self.device, self._share = folder, device, share
         self._read_bytes = 0
         if in_shards(folder):
             self._files = _indexed(folder)
@@ -312,7 +358,9 @@ class Weights:
 
     @property
     def share_read(self) -> float:
-        return self._read_bytes / self._bytes if self._bytes else 0.0
+        """Of what is to be read, about."""
+        ranks = self._share.count if self._share else 1
+        return min(1.0, self._read_bytes * ranks / self._bytes) if self._bytes else 0.0
 
     def is_int4(self, name: str) -> bool:
         return self._is_gptq(name) and self._gptq is not None and self._gptq.bits == 4
@@ -325,9 +373,36 @@ class Weights:
         needed = {part: f"{name}.{part}" for part in gptq.NAMES}
         if needed["g_idx"] not in self._files:
             del needed["g_idx"]
-        weight = gptq.read({part: self._tensor(full) for part, full in needed.items()}, self._gptq, name)
+        weight = gptq.read(self._gptq_tensors(name, needed), self._gptq, name)
         _check_shape(name, weight.values, shape)
         return weight
+
+    def _gptq_tensors(self, name: str, needed: Mapping[str, str]) -> dict[str, Tensor]:
+        cut = self._cut(name)
+        if cut is None:
+            return {part: self._tensor(full) for part, full in needed.items()}
+        assert self._gptq is not None
+        start, stop, whole, each = cut.start, cut.stop, cut.whole, 32 // self._gptq.bits
+        packed = Cut(1 - cut.axis, start // each, stop // each, whole // each)  # inputs come first in these
+        if cut.axis == 0:
+            outputs = Cut(1, start, stop, whole)
+            spans = {"qweight": outputs, "qzeros": packed, "scales": outputs}
+            return {part: self._tensor(full, spans.get(part)) for part, full in needed.items()}
+        with self._opened(needed["scales"]) as file:
+            groups = file.get_slice(needed["scales"]).get_shape()[0]
+        size = whole // max(1, groups)
+        of_groups = Cut(0, start // size, -(-stop // size), groups)
+        tensors = {
+            "qweight": self._tensor(needed["qweight"], packed),
+            "qzeros": self._tensor(needed["qzeros"], of_groups),
+            "scales": self._tensor(needed["scales"], of_groups),
+        }
+        if "g_idx" in needed:
+            group_of = self._tensor(needed["g_idx"])
+            if not torch.equal(group_of.long().cpu(), torch.arange(whole) // size):
+                raise mixed_groups(name)
+            tensors["g_idx"] = group_of[start:stop] - of_groups.start
+        return tensors
 
     def int8(self, name: str, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """(INT8 [out, in], scales [out]), as they are stored, or rounded."""
@@ -346,25 +421,51 @@ class Weights:
         return self._gptq is not None and name + ".qweight" in self._files
 
     def _matrix(self, name: str, shape: torch.Size) -> Tensor:
-        weight = self._tensor(name + ".weight")
+        weight = self._padded(name, self._tensor(name + ".weight", self._cut(name)))
         _check_shape(name, weight, shape)
         return weight
 
+    def _cut(self, name: str) -> Cut | None:
+        return self._share.cut(name) if self._share else None
+
+    def _padded(self, name: str, rows: Tensor) -> Tensor:
+        """With zeros behind, where a rank's part of the head is shorter than others'."""
+        cut = self._cut(name)
+        short = max(0, cut.padded - len(rows)) if cut else 0
+        return F.pad(rows, (*(0, 0) * (rows.ndim - 1), 0, short)) if short else rows
+
     def _scales(self, name: str, shape: torch.Size) -> Tensor:
-        scales = self._tensor(name + ".weight_scale")
+        cut = self._cut(name)
+        scales = self._tensor(name + ".weight_scale", cut if cut and cut.axis == 0 else None)
+        scales = self._padded(name, scales) if cut and cut.axis == 0 else scales
         if scales.shape != shape[:1]:
             raise UnsupportedModel(f"{name} has {scales.numel()} scales for {shape[0]} rows.")
         return scales
 
-    def _tensor(self, name: str) -> Tensor:
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[Any]:
+        """The file with a tensor."""
         if name not in self._files:
             raise UnsupportedModel(f"The checkpoint {str(self._folder)!r} lacks the tensor {name}.")
-        path = place(self._folder, self._files[name])
-        with opened(path) as file:
-            tensor: Tensor = file.get_tensor(name).to(self._device)
+        with opened(place(self._folder, self._files[name])) as file:
+            yield file
+
+    def _tensor(self, name: str, cut: Cut | None = None) -> Tensor:
+        with self._opened(name) as file:
+            tensor: Tensor = (_part(file, name, cut) if cut else file.get_tensor(name)).to(self.device)
         self._read_bytes += tensor.nbytes
         check_finite(name, tensor, self._folder)
         return tensor
+
+
+def _part(file: Any, name: str, cut: Cut) -> Tensor:
+    """No more of the file is read."""
+    stored = file.get_slice(name)
+    if cut.axis >= len(stored.get_shape()) or stored.get_shape()[cut.axis] != cut.whole:
+        raise UnsupportedModel(f"{name} has shape {tuple(stored.get_shape())}, which is not what config.json says.")
+    span = slice(cut.start, cut.stop)
+    part: Tensor = stored[span] if cut.axis == 0 else stored[:, span]
+    return part
 
 
 def check_finite(name: str, tensor: Tensor, folder: Path) -> None:

@@ -110,7 +110,7 @@ class CudaRunner:
         began = time.perf_counter()
         self.slots, self.pages, self.prefill_tokens = slots, pages, prefill_tokens
         self.device = str(model.norm.weight.device)
-        self._deterministic = deterministic
+        self._deterministic, self._ranks = deterministic, model.ranks
         self._sequence_tokens = min(sequence_tokens, model.config.max_positions)
         self._table_pages = pages_of(sequence_tokens) + 1
         with torch.cuda.device(self.device):
@@ -389,7 +389,7 @@ class CudaRunner:
         ended.record(self._stream)
         ended.synchronize()
         milliseconds: float = began.elapsed_time(ended) / 3
-        return milliseconds
+        return milliseconds if self._ranks is None else self._ranks.most(milliseconds)  # by which all decide alike
 
 
 @cache

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.errors import UnsupportedModel
 from engine.inference import kernels
+from engine.inference.collective import Inbox
 from engine.inference.int4 import Int4Linear, Kernels, Product, Tiles
 from engine.inference.kv_cache import PAGE_TOKENS
 from engine.inference.model import HunYuanDense, Layer, RMSNorm
@@ -24,6 +25,9 @@ NORM_THREADS = 512
 HEADS_A_BLOCK = 4  # one warp a head
 HEAD_ROWS = 64  # the head is padded to a multiple of these
 STEADY_ROWS = 64  # of a library's product where a row may not depend on who is beside it
+# Products of so many rows are summed over ranks in fp32, as INT4 kernels leave them. It must be below
+# `int4.WIDENED_ROWS`: from there on a rank may have them in 16 bits by its own timing, and all must sum the same.
+WIDE_SUM_ROWS = 64
 
 # attend(layer, queries [rows, heads, head_dim], out [rows, heads·head_dim]): fills its rows of `out`
 Attend = Callable[[int, Tensor, Tensor], None]
@@ -52,7 +56,7 @@ class Fused:
                 f"Attention with {config.heads}/{config.kv_heads} heads of {config.head_dim} has no kernel here; use "
                 "--devices cpu."
             )
-        self._model, self._fp8 = model, fp8
+        self._model, self._fp8, self._ranks = model, fp8, model.ranks
         self._layers = [layer for layer in model.layers if isinstance(layer, Layer)]
         for layer in self._layers:
             _interleave(layer)
@@ -65,7 +69,7 @@ class Fused:
             device=self.device,
         )
         fp8_word = str(fp8).lower()
-        sources = (
+        sources: tuple[tuple[str, list[str]], ...] = (
             ("layer.cu", [f"POSITION_KERNEL(place, {config.head_dim}, {fp8_word})"]),
             (
                 "attention.cu",
@@ -75,7 +79,12 @@ class Fused:
                 ],
             ),
         )
+        if self._ranks is not None:
+            sources = (*sources, ("meet.cu", []))
         self._kernels = kernels.load(sources, (f"-DFP16={int(self.dtype == torch.float16)}",), self.device)
+        self._inbox: Inbox | None = None
+        if self._ranks is not None:
+            self._inbox = self._ranks.inbox(WIDE_SUM_ROWS, config.hidden_size, self._serves)
 
     @property
     def tile_tokens(self) -> int:
@@ -123,16 +132,46 @@ class Fused:
                 attend(index, queries, seen)
             if wanted is not None:
                 x, seen = x.index_select(0, wanted), seen.index_select(0, wanted)
-            product = self._product(layer.output, seen)
+            product = self._whole(self._product(layer.output, seen))
             normed = self._add_norm(x, product, layer.mlp_norm, layer.gate_up)
-            product = self._product(layer.down, self._activation(layer, normed, len(x)))
+            product = self._whole(self._product(layer.down, self._activation(layer, normed, len(x))))
         normed = self._add_norm(x, product, self._model.norm, None)
         assert isinstance(normed, Tensor)
         return normed
 
     def scores(self, normed: Tensor) -> Tensor:
         """[rows, hidden] → [rows, vocab_size and what pads it]."""
-        return self._by_library(self._head, normed)
+        scores = self._by_library(self._head, normed)
+        return scores if self._ranks is None else self._ranks.joined(scores)
+
+    def _whole(self, product: Product) -> Product:
+        """The sum of all ranks' products."""
+        if self._ranks is None:
+            return product
+        data, rows = product.data, product.data.shape[-2]
+        if self._inbox is not None and rows <= self._inbox.rows:
+            return product  # `_add_norm` sums
+        wide = rows <= WIDE_SUM_ROWS or self.int4.deterministic  # in which products are never in 16 bits
+        if not product.splits or not wide:
+            return Product(self._ranks.sum(product.rounded(self.dtype)), 0)
+        return Product(self._ranks.sum(data if product.splits == 1 else data.sum(0, keepdim=True)), 1)
+
+    def _serves(self, inbox: Inbox) -> bool:
+        """Whether our sum over ranks is the library's, the same for all, and once more in the same memory."""
+        assert self._ranks is not None
+        right, width = True, self.config.hidden_size
+        for trial in range(4):
+            dice = torch.Generator(self.device).manual_seed(inbox.count * trial + inbox.rank)
+            parts = torch.randn(2, inbox.rows, width, generator=dice, device=self.device)
+            whole = self._ranks.sum(parts.sum(0))
+            x = torch.zeros(inbox.rows, width, dtype=self.dtype, device=self.device)
+            self._inbox = inbox
+            self._add_norm(x, Product(parts, 2), self._model.norm, None)
+            self._inbox = None
+            check = float(x.double().sum())
+            alike = self._ranks.most(check) == -self._ranks.most(-check)
+            right = right and alike and torch.allclose(x.float(), whole, rtol=1e-2, atol=1e-2)
+        return right
 
     def _product(self, linear: nn.Module, x: Tensor | Tiles) -> Product:
         if isinstance(linear, Int4Linear):
@@ -217,12 +256,15 @@ class Fused:
     def _add_norm(
         self, x: Tensor, product: Product | None, norm: RMSNorm, following: nn.Module | None
     ) -> Tensor | Tiles:
-        """Adds a product to `x`, and normalises that the way the `following` matrix wants it."""
+        """Adds a product to `x`, of few rows all ranks' products, and normalises that the way the `following` matrix
+        wants it."""
         rows, hidden = x.shape
         padded_rows = following.padded_rows(rows) if isinstance(following, Int4Linear) else 0
         shape = (hidden // 64, padded_rows, 64) if padded_rows else (rows, hidden)
         out = torch.empty(shape, dtype=self.dtype, device=self.device)
-        self._kernels["add_norm"](
+        inbox = self._inbox if product is not None and self._inbox is not None and rows <= self._inbox.rows else None
+        met = (inbox.addresses, inbox.rank, inbox.count, inbox.rows, inbox.meeting) if inbox else ()
+        self._kernels["add_norm_met" if inbox else "add_norm"](
             (rows,),
             min(NORM_THREADS, hidden // 4),
             x,
@@ -234,6 +276,7 @@ class Fused:
             hidden,
             norm.eps,
             padded_rows,
+            *met,
             shared_bytes=4 * hidden,
         )
         return Tiles(out, rows) if padded_rows else out

@@ -5,20 +5,16 @@ Nothing of a model is hard-coded here but names by which the two families of pro
 
 import logging
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import DryRunError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils.tqdm import tqdm
 
-from engine.errors import ConfigError, ModelNotFound, UnsupportedModel
-from engine.inference.checkpoint import MakeLinear, MakeRows, load_model, read_config, read_json
+from engine import hub
+from engine.errors import ConfigError, UnsupportedModel
+from engine.inference.checkpoint import MakeLinear, MakeRows, Places, load_model, read_config, read_json
 from engine.inference.model import HunYuanDense
 from engine.inference.tokenizer import ChatTokenizer
 from engine.languages import LANGUAGES
@@ -32,8 +28,6 @@ _LICENCES: dict[Family, str] = {
     "not affiliated with Tencent",
     "hy-mt2": "Apache-2.0, by Tencent",
 }
-_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.md"]  # that are fetched of a model
-_BYTES_BAR = "huggingface_hub.snapshot_download"  # what the hub's library calls its bar of bytes on the disk
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +55,12 @@ def load(
     folder: Path | None = None,
     told: Advance = untold,
     rounded: bool = False,
+    places: Places | None = None,
 ) -> Loaded:
     """`name`: a folder, or a hub id (downloaded once, into the hub's own cache). The others as `hardware.plan` has
     decided: `device`: cpu, cuda:N. `dtype` of activations and of all weights but those that `int4` and `int8` are
-    given, see `load_model`, as is `rounded`: fp32, bf16, fp16. `folder`: where `folder_of` has found it. `told` learns
-    how much is read.
+    given, see `load_model`, as are `rounded` and `places`: fp32, bf16, fp16. `folder`: where `folder_of` has found it.
+    `told` learns how much is read.
 
     Raises `ModelNotFound`, `UnsupportedModel`, or `ConfigError` for a device that is too small.
     """
@@ -80,7 +75,7 @@ def load(
     described = describe(name, folder, config, shown, device)  # before the weights, which take longer to fail
     told(0.0)
     try:
-        model = load_model(folder, config, _DTYPES[dtype], device, int4, int8, told, rounded)
+        model = load_model(folder, config, _DTYPES[dtype], device, int4, int8, told, rounded, places=places)
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"The weights of {name!r} do not fit the memory of {device} as {shown}; "
@@ -125,53 +120,7 @@ def folder_of(name: str, told: Advance = untold, expect: Callable[[int], None] =
     if Path(name).is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         return Path(name).expanduser()
     log.warning("model %s: %s", name, _LICENCES[family_of(name, {})])
-    try:
-        size = _missing_bytes(name)
-        expect(size)
-        return Path(snapshot_download(name, allow_patterns=_FILES, tqdm_class=_bar(told, size)))
-    except (httpx.HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelNotFound(
-            f"There is no folder {name!r}, and the model hub did not give a model of that name "
-            f"({type(error).__name__}); check the name, the network, or HF_ENDPOINT."
-        ) from error
-
-
-def _missing_bytes(name: str) -> int:
-    """That are not in the hub's cache yet; 0 too where the hub is out of reach."""
-    try:
-        files = snapshot_download(name, allow_patterns=_FILES, dry_run=True, tqdm_class=_Undrawn)
-    except DryRunError:  # what is in the cache may be enough; if not, it is said when that is looked at
-        return 0
-    return sum(file.file_size or 0 for file in files if file.will_download)
-
-
-class _Undrawn(tqdm):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options | {"disable": True})  # type: ignore[no-untyped-call]
-
-
-def _bar(told: Advance, size: int) -> type[tqdm]:
-    """A bar as the hub's library draws them, on a terminal, which also tells how much of `size` bytes is on the disk.
-
-    The library makes several of it: the one that counts these bytes is told by its name.
-    """
-    lock = threading.Lock()  # files come side by side
-
-    class Bar(tqdm):
-        def __init__(self, *arguments: Any, name: str | None = None, **options: Any) -> None:
-            super().__init__(*arguments, name=name, **options)  # type: ignore[no-untyped-call]
-            self._counts = name == _BYTES_BAR
-            self._bytes = 0.0
-
-        def update(self, n: float | None = 1) -> bool | None:
-            if self._counts and size:
-                with lock:
-                    self._bytes += n or 0
-                told(self._bytes / size)
-            drawn: bool | None = super().update(n)
-            return drawn
-
-    return Bar
+    return hub.folder_of(name, told, expect)
 
 
 def _info(name: str, config: dict[str, Any], shape: ModelShape, precision: str, device: str) -> ModelInfo:

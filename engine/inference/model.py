@@ -7,10 +7,13 @@ reverse of Qwen3). Query, key and value are one projection, gate and up another.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from engine.inference.collective import Inbox
 
 # attend(layer, query, key, value) → what each query sees. Query and the result: [rows, tokens, heads, head_dim];
 # key and value, of these same tokens: [rows, tokens, kv_heads, head_dim]. It owns the mask and any cache.
@@ -36,6 +39,27 @@ class ModelConfig:
         """Weights of the matrices in all layers."""
         attention = self.hidden_size * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+
+class Ranks(Protocol):
+    """Processes that hold a share each of one model, and meet where what they have made is put together: `sum` after
+    the output and down projections, `joined` after the head. All of them come there with the same shapes."""
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Of all ranks' `x`, the same to the last bit for each. `x` may be written over."""
+        ...
+
+    def joined(self, x: Tensor) -> Tensor:
+        """[rows, each] → [rows, each × ranks], side by side."""
+        ...
+
+    def most(self, number: float) -> float:
+        """The greatest of all ranks' numbers, so that all decide alike by it."""
+        ...
+
+    def inbox(self, rows: int, width: int, serves: Callable[[Inbox], bool]) -> Inbox | None:
+        """See `collective`."""
+        ...
 
 
 def effective_rope_base(theta: float, alpha: float, head_dim: int) -> float:
@@ -66,6 +90,7 @@ class Layer(nn.Module):
         super().__init__()
         self.index = index
         self.dropout = dropout
+        self.ranks: Ranks | None = None
         self.head_dim = config.head_dim
         self.widths = (config.heads * config.head_dim,) + 2 * (config.kv_heads * config.head_dim,)
         self.input_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -84,9 +109,12 @@ class Layer(nn.Module):
         )
         query, key = self.query_norm(rotate(query, rotation)), self.key_norm(rotate(key, rotation))
         seen = attend(self.index, query, key, value).reshape(rows, tokens, -1)
-        x = x + self._dropped(self.output(seen))
+        x = x + self._dropped(self._whole(self.output(seen)))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
-        return x + self._dropped(self.down(F.silu(gate) * up))
+        return x + self._dropped(self._whole(self.down(F.silu(gate) * up)))
+
+    def _whole(self, x: Tensor) -> Tensor:
+        return x if self.ranks is None else self.ranks.sum(x)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -107,7 +135,15 @@ class HunYuanDense(nn.Module):
         self.head: nn.Module | None = None
         if not config.tied_head:
             self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.ranks: Ranks | None = None
         self.reset_rotation()
+
+    def join(self, ranks: Ranks) -> None:
+        """This is a share of a model, see `sharding`, and the ranks have the others."""
+        self.ranks = ranks
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.ranks = ranks
 
     def reset_rotation(self) -> None:
         """(Re)computes the RoPE tables [max_positions, head_dim] in fp32, on the CPU. The first half of `sin` is
@@ -132,7 +168,7 @@ class HunYuanDense(nn.Module):
         """Hidden states [..., hidden_size] → scores [..., vocab_size] in the model's dtype."""
         project = self.embedding.project if self.head is None else self.head
         scores: Tensor = project(self.norm(hidden))
-        return scores
+        return scores if self.ranks is None else self.ranks.joined(scores)[:, : self.config.vocab_size]
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

@@ -2,8 +2,10 @@
 the reference one: plain torch on any device, in any dtype. Knows no requests, and not why a page belongs to whom.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Protocol
 
@@ -12,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.inference.kv_cache import PAGE_TOKENS, Table, pages_of
-from engine.inference.model import HunYuanDense
+from engine.inference.model import Attend, HunYuanDense
 from engine.inference.sampler import Sampler
 from engine.types import Sampling
 
@@ -93,12 +95,14 @@ class Runner(Protocol):
         ...
 
     def memory(self) -> dict[str, int]:
-        """Bytes by use: `weights`, `kv_total`, and what else it holds. Called from any thread."""
+        """Bytes by use: `weights`, `kv_total`, and what else it holds; of each of several devices too, such as
+        `cuda:1/weights`. Called from any thread."""
         ...
 
 
 class Attention:
-    """The pages' content, and attention over it for one step: writes the step's keys and values, then looks back.
+    """The pages' content in so many layers of one device, and attention over it for one step: writes the step's keys
+    and values, then looks back.
 
     Storage is [layers, 2, kv_heads, pages + 1, PAGE_TOKENS, head_dim], keys before values. With the heads outside, the
     gathered pages of a row lie as one text (8 rows of 600 tokens, bf16, two cores: 733 µs a layer, against 1,855 µs
@@ -107,11 +111,11 @@ class Attention:
     its last holder may have left there, is NaN.
     """
 
-    def __init__(self, model: HunYuanDense, pages: int) -> None:
-        config, weight = model.config, model.norm.weight
+    def __init__(self, model: HunYuanDense, pages: int, layers: int, device: str) -> None:
+        config = model.config
         self.scrap = pages
-        shape = (config.layers, 2, config.kv_heads, pages + 1, PAGE_TOKENS, config.head_dim)
-        self.data = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        shape = (layers, 2, config.kv_heads, pages + 1, PAGE_TOKENS, config.head_dim)
+        self.data = torch.zeros(shape, dtype=model.norm.weight.dtype, device=device)
         self._tokens = self.data.flatten(3, 4)  # the same memory: [layers, 2, kv_heads, tokens, head_dim]
 
     @property
@@ -175,6 +179,8 @@ class Prefill:
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
         if pages is not None and mask is not None:
             key, value = (part[:, :, : mask.shape[1]] for part in self._attention.gather(layer, pages, 1))
+            if key.is_cuda:  # where no kernel has both a mask and shared key heads, so that all scores would be stored
+                key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value))
         seen = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=True
         )
@@ -226,20 +232,50 @@ class TorchRunner:
     ahead = False
     kernel = "torch"
 
-    def __init__(self, model: HunYuanDense, slots: int, pages: int) -> None:
+    def __init__(
+        self,
+        model: HunYuanDense,
+        slots: int,
+        pages: int,
+        computing: Sequence[str] = (),
+        prefill_tokens: int | None = None,
+    ) -> None:
+        """`computing`: the device of each layer, where not all are on the model's own."""
         self.slots, self.pages = slots, pages
         self.device = str(model.norm.weight.device)
-        self._model, self._attention = model, Attention(model, pages)
+        self._model = model
+        computing = computing or [self.device] * model.config.layers
+        devices = list(dict.fromkeys([self.device, *computing]))
+        self._attentions = [Attention(model, pages, computing.count(device), device) for device in devices]
+        self._attention = self._attentions[0]
+        seen = Counter[str]()
+        self._places: list[tuple[int, int]] = []  # of each layer: which of these, and which layer there
+        for device in computing:
+            self._places.append((devices.index(device), seen[device]))
+            seen[device] += 1
         self._sampler = Sampler(slots, model.config.vocab_size, self.device)
-        weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-        self._memory = {"weights": weights, "kv_total": self._attention.page_bytes * pages}
+        self._prefill_tokens = prefill_tokens or (CPU_PREFILL_TOKENS if self.device == "cpu" else CUDA_PREFILL_TOKENS)
+        weights, kv = Counter[str](), {}
+        for tensor in [*model.parameters(), *model.buffers()]:
+            weights[str(tensor.device)] += tensor.nbytes
+        self._fetched = weights.pop("meta", 0)  # bytes of layers that come to the device at every step
+        for device, attention in zip(devices, self._attentions, strict=True):
+            kv[device] = attention.page_bytes * pages
+        self._memory = {"weights": weights.total(), "kv_total": sum(kv.values())}
+        if self._fetched:
+            self._memory["offloaded"] = self._fetched
+        if len(devices) > 1:
+            self._memory |= {f"{device}/weights": weights[device] for device in devices}
+            self._memory |= {f"{device}/kv_total": kv[device] for device in devices}
 
     @property
     def prefill_tokens(self) -> int:
-        return CPU_PREFILL_TOKENS if self.device == "cpu" else CUDA_PREFILL_TOKENS
+        return self._prefill_tokens
 
     def beside(self, rows: int, before: int) -> int:
-        return max(CPU_BESIDE_TOKENS, CPU_BESIDE_A_ROW * rows) if self.device == "cpu" else CUDA_BESIDE_TOKENS
+        if self.device == "cpu":
+            return max(CPU_BESIDE_TOKENS, CPU_BESIDE_A_ROW * rows)
+        return min(CUDA_BESIDE_TOKENS, self._prefill_tokens)
 
     def memory(self) -> dict[str, int]:
         return dict(self._memory)
@@ -248,6 +284,9 @@ class TorchRunner:
         self._sampler.begin(slot, sampling, ids, made)
 
     def step(self, chunks: Sequence[Chunk], slots: Sequence[int], tables: Sequence[Table]) -> Chosen:
+        if self._fetched and chunks and slots:  # the newest tokens as prompts of one: the layers are fetched once
+            rows = zip(slots, self._sampler.tokens[self._attention.tensor(slots)].tolist(), tables, strict=True)
+            chunks, slots = [*chunks, *(Chunk(slot, [token], table, True) for slot, token, table in rows)], ()
         chosen = [torch.empty(0, dtype=torch.int64, device=self.device)]
         if chunks:
             chosen.append(self._choose(self.scores_after(chunks), [chunk.slot for chunk in chunks if chunk.last]))
@@ -262,7 +301,7 @@ class TorchRunner:
         tensor = self._attention.tensor
         ids = [token for chunk in chunks for token in chunk.ids]
         positions = [chunk.table.position + place for chunk in chunks for place in range(len(chunk.ids))]
-        hidden = self._model(tensor([ids]), tensor([positions]), Prefill(self._attention, chunks))
+        hidden = self._model(tensor([ids]), tensor([positions]), self._attend(partial(Prefill, chunks=chunks)))
         ends = accumulate(len(chunk.ids) for chunk in chunks)
         after = [end - 1 for end, chunk in zip(ends, chunks, strict=True) if chunk.last]
         return self._model.logits(hidden[0, tensor(after)]) if after else hidden[0, :0]
@@ -271,7 +310,21 @@ class TorchRunner:
     def scores_of_next(self, tokens: Tensor, tables: Sequence[Table]) -> Tensor:
         """Takes in one token of each table's sequence, int64 [rows]; the scores of the next: [rows, vocab_size]."""
         positions = self._attention.tensor([[table.position] for table in tables])
-        return self._model.logits(self._model(tokens[:, None], positions, Decode(self._attention, tables))[:, 0])
+        return self._model.logits(
+            self._model(tokens[:, None], positions, self._attend(partial(Decode, tables=tables)))[:, 0]
+        )
+
+    def _attend(self, of: Callable[[Attention], Attend]) -> Attend:
+        """For one step: what it looks up is sent to each device once."""
+        if len(self._attentions) == 1:
+            return of(self._attention)
+        attends = [of(attention) for attention in self._attentions]
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            device, place = self._places[layer]
+            return attends[device](place, query, key, value)
+
+        return attend
 
     def _choose(self, scores: Tensor, slots: Sequence[int]) -> Tensor:
         rows = torch.tensor(slots, dtype=torch.int64, device=self.device)

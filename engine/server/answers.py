@@ -234,6 +234,37 @@ class DeviceAnswer(BaseModel):
     parts: PartsAnswer
 
 
+class ReplicaAnswer(BaseModel):
+    """One of several backends that work as one."""
+
+    name: str = Field(examples=["cuda:0", "cpu#2"], description="as the log has it; of a server elsewhere its address")
+    devices: list[str] = Field(description="that it is on, as in devices; none of a server elsewhere")
+    state: Literal["loading", "ready", "failed"] = Field(description="failed: it is not tried again")
+    reason: str = Field(description="a sentence; empty where it is ready")
+    tokens: int = Field(description="of the prompts and answers that are under way there, about")
+    segments: int = Field(description="that are under way there")
+    slots: int = Field(description="segments that it translates at once; 0 where it has never been there")
+    total_bytes: int | None = Field(description="these three of its process on the CPU; null elsewhere: see devices")
+    used_bytes: int | None
+    parts: PartsAnswer | None
+
+
+class GapAnswer(BaseModel):
+    """On average over the last half minute."""
+
+    most: str = Field(examples=["cuda:0"])
+    least: str = Field(examples=["cuda:1"])
+    share: float = Field(description="how much less the least has, of what the most has, 0 to 1")
+    uneven: bool = Field(description="by more than is usual: a tenth of memory, a fourth of work")
+
+
+class BalanceAnswer(BaseModel):
+    memory: GapAnswer | None = Field(
+        description="between the cards with the model, or else between processes on the CPU; null with fewer than two"
+    )
+    load: GapAnswer | None = Field(description="in tokens under way for each slot; null while nobody is full")
+
+
 class PastAnswer(BaseModel):
     ago: float = Field(description="seconds")
     used_bytes: int = Field(description="of the devices where the model is")
@@ -260,8 +291,13 @@ class SystemAnswer(BaseModel):
 
     state: StateAnswer
     model: dict[str, Any] | None = Field(description="null while it loads, as plan is")
+    provider: str | None = Field(description="who offers this to others, as --provider says")
     plan: PlanAnswer | None
     devices: list[DeviceAnswer] = Field(description="every card that this program may see, and the CPU where it serves")
+    replicas: list[ReplicaAnswer] = Field(description="where several work as one; they share the devices' memory")
+    total: DeviceAnswer | None = Field(description="of the cards with the model as one, where they are several")
+    balance: BalanceAnswer
+    warnings: list[str] = Field(description="sentences: which replicas are away while others are not, what is uneven")
     history: list[PastAnswer] = Field(description="of the last minute, one every two seconds, the oldest first")
     cache: CacheAnswer | None = Field(description="null where there is no KV cache of pages")
     scheduler: dict[str, int]

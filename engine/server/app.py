@@ -50,6 +50,7 @@ from engine.server.throttle import Throttle, Throttled
 from engine.suggestions import Suggestions
 from engine.termbase.store import Glossaries
 from engine.translator import Translator
+from engine.version import VERSION
 
 _ALL_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"}
 
@@ -107,7 +108,7 @@ def create_app(
 
     app = FastAPI(
         title="Yiwen",
-        version="1",
+        version=VERSION,
         description=docs.ABOUT,
         docs_url=None,  # FastAPI's pages load their scripts from a CDN, and Yiwen works offline
         redoc_url=None,
@@ -131,7 +132,7 @@ def create_app(
         glossaries.router(glossary_store),
         docs.router(),
         health.router(translator, self_test),
-        system.router(translator, scheduler, metrics, sampler, self_test.state),
+        system.router(translator, scheduler, metrics, sampler, self_test.state, config.provider),
         bench.router(translator, metrics),
         prometheus.router(figures),
     )

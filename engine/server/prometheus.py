@@ -3,7 +3,7 @@
 All is read, when asked for, from those who have counted it. Nothing is measured meanwhile: memory was sampled before.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from math import inf
 
@@ -19,7 +19,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 from prometheus_client.registry import Collector
 
-from engine.devices import Sampler
+from engine.balance import Standing, load_gap, memory_gap
+from engine.devices import Member, Sampler
 from engine.documents.folder import Status
 from engine.errors import YiwenError
 from engine.metrics import CANCELLED, DONE, Metrics, Spread
@@ -119,6 +120,7 @@ class Figures(Collector):
             for kind, size in asdict(device.parts).items():
                 devices.add_metric((device.device, kind), size)
         yield devices
+        yield from _shared(sample.members, self._sampler.standings())
         if held.batch is not None:
             yield _gauge("batch_size", "Sequences that a step of the model works on", held.batch)
         if held.pages:
@@ -131,6 +133,23 @@ class Figures(Collector):
             yield preempted
         if held.hit_rate is not None:
             yield _gauge("cache_hit_ratio", "Of tokens of prompts, those found in the KV cache", held.hit_rate)
+
+
+def _shared(members: Sequence[Member], standings: Sequence[Standing]) -> Iterator[Metric]:
+    """Of several that work as one."""
+    if members:
+        ready = {member.name: int(member.state == "ready") for member in members}
+        yield _by("replica_ready", "1 for one of several that takes prompts; else 0", "replica", ready)
+        tokens = {member.name: member.tokens for member in members}
+        yield _by("replica_tokens", "Tokens of prompts and answers under way there, about", "replica", tokens)
+        segments = {member.name: member.segments for member in members}
+        yield _by("replica_segments", "Segments under way there", "replica", segments)
+        slots = {member.name: member.slots for member in members}
+        yield _by("replica_slots", "Segments that it translates at once", "replica", slots)
+    gaps = {"memory": memory_gap(standings), "load": load_gap(standings)}
+    if shares := {kind: gap.share for kind, gap in gaps.items() if gap}:
+        told = "How much less than the most the least has, over half a minute: of memory, or to do where one is full"
+        yield _by("imbalance_ratio", told, "kind", shares)
 
 
 _PARTS = ("device", "kind")
@@ -157,7 +176,9 @@ def _gauge(name: str, told: str, value: float) -> Metric:
     return GaugeMetricFamily(f"yiwen_{name}", told, float(value))
 
 
-def _by(name: str, told: str, label: str, values: Mapping[str, int] | Mapping[Status, int]) -> Metric:
+def _by(
+    name: str, told: str, label: str, values: Mapping[str, int] | Mapping[str, float] | Mapping[Status, int]
+) -> Metric:
     family = GaugeMetricFamily(f"yiwen_{name}", told, labels=(label,))
     for value, count in values.items():
         family.add_metric((value,), count)

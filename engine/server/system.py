@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from engine.devices import Sampler
+from engine.balance import UNEVEN_LOAD, UNEVEN_MEMORY, Gap, load_gap, memory_gap
+from engine.devices import Member, Sampler
 from engine.errors import YiwenError
 from engine.metrics import Held, Metrics
 from engine.scheduler import Scheduler
@@ -36,8 +37,9 @@ def router(
     metrics: Metrics,
     sampler: Sampler,
     state: Callable[[], LoadState],
+    provider: str | None = None,
 ) -> APIRouter:
-    """`sampler` runs as long as the app that the router is included in."""
+    """`provider`: as in the config. `sampler` runs as long as the app that the router is included in."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
@@ -60,6 +62,8 @@ def router(
         sample = sampler.latest
         held = sample.held if sample else metrics.held()  # before the first sample, a moment after the start
         traffic = asdict(metrics.snapshot(held))
+        standings = sampler.standings()
+        gaps = {"memory": memory_gap(standings), "load": load_gap(standings)}
         info = _model(translator)
         described = asdict(info) if info else None
         return JSONResponse(
@@ -69,7 +73,12 @@ def router(
                 if described
                 else None,
                 "model": described,
+                "provider": provider,
                 "devices": [asdict(each) for each in sample.devices] if sample else [],
+                "replicas": [asdict(each) for each in sample.members] if sample else [],
+                "total": asdict(total) if sample and (total := sample.total) else None,
+                "balance": {name: asdict(gap) if gap else None for name, gap in gaps.items()},
+                "warnings": _warnings(sample.members if sample else (), **gaps),
                 "history": [
                     {
                         "ago": round(ago, 1),
@@ -113,6 +122,27 @@ def _cache(held: Held) -> JsonObject | None:
         "pages_free": pages.free,
         "preempted": pages.preempted,
     }
+
+
+def _warnings(members: Sequence[Member], memory: Gap | None, load: Gap | None) -> list[str]:
+    """No figure in them moves, for a page may read them aloud whenever they change."""
+    said = []
+    if any(member.state == "ready" for member in members):
+        said += [
+            f"{member.name} is being loaded again; the others translate meanwhile."
+            if member.state == "loading"
+            else f"{member.name} is out of service; the others translate in its stead."
+            for member in members
+            if member.state != "ready"
+        ]
+    if memory and memory.uneven:
+        least = f"{memory.least} has over {UNEVEN_MEMORY:.0%} less memory in use than {memory.most}"
+        on_cards = memory.most.startswith("cuda")
+        said.append(f"{least}; look whether another program runs there." if on_cards else f"{least}.")
+    if load and load.uneven:
+        less = f"{load.least} had over {UNEVEN_LOAD:.0%} less to do"
+        said.append(f"For half a minute {load.most} has been full while {less}.")
+    return said
 
 
 def _libraries() -> Mapping[str, str | None]:

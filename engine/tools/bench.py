@@ -2,10 +2,12 @@
 
     python -m engine.tools.bench engine --model embedded --batch 1,8 --greedy --compare transformers,llama.cpp
     python -m engine.tools.bench engine --synthetic 7b --compare vllm --png chart.png
+    python -m engine.tools.bench cards --devices cpu,cpu
     python -m engine.tools.bench kernels --synthetic 7b
     python -m engine.tools.bench markup
     python -m engine.tools.bench onnx
     python -m engine.tools.bench plan --users 10000 --words-per-minute 30 --curve engine/tools/curves/7b-int4-h200.json
+    python -m engine.tools.bench remote --url http://gpu1:8000
     python -m engine.tools.bench serve
 
 `python -m engine.tools.bench PART --help` says more.
@@ -16,15 +18,26 @@ import json
 import sys
 
 from engine.errors import YiwenError
-from engine.tools import bench_engine, bench_kernels, bench_markup, bench_onnx, bench_plan, bench_serve
+from engine.tools import (
+    bench_cards,
+    bench_engine,
+    bench_kernels,
+    bench_markup,
+    bench_onnx,
+    bench_plan,
+    bench_remote,
+    bench_serve,
+)
 from engine.tools.machine import machine
 
 PARTS = {
+    "cards": bench_cards,
     "engine": bench_engine,
     "kernels": bench_kernels,
     "markup": bench_markup,
     "onnx": bench_onnx,
     "plan": bench_plan,
+    "remote": bench_remote,
     "serve": bench_serve,
 }
 

@@ -129,8 +129,10 @@ def cell(answer: Answer) -> str:
         needed, room = _SHORTAGE.findall(str(answer))[0]
         return f"– (needs {needed} GB, {room} are free for it)"
     tokens = answer.pages * PAGE_TOKENS // 1000
+    fetched = sum(place not in answer.cards for place in answer.layers)
+    engine = ENGINES[answer.engine] + (f", {fetched} of {len(answer.layers)} layers fetched" if fetched else "")
     return (
-        f"{answer.weights.removeprefix('gptq-').upper()}, {ENGINES[answer.engine]}<br>{answer.slots} at once, "
+        f"{answer.weights.removeprefix('gptq-').upper()}, {engine}<br>{answer.slots} at once, "
         f"{tokens}k tokens in {answer.kv_dtype.upper()}<br>{answer.bytes.total / GB:.1f} GB"
     )
 

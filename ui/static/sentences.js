@@ -24,7 +24,8 @@ export function translated(sentence, table, names = {}) {
   const [, ...values] = fits[0].exec(sentence);
   return fits[1].replace(/(“?)\{(\d)\}(?=(.?))/gs, (_, quote, place, next) => {
     if (quote) return quote + values[place];
-    return translated(values[place], table, names).replace(next ? /。$/ : "", "");
+    const list = listed(values[place], table, names); // first, for a template may fit several values as one
+    return (list === values[place] ? translated(list, table, names) : list).replace(next ? /。$/ : "", "");
   });
 }
 

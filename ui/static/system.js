@@ -24,10 +24,16 @@ const WAYS = {
   ...{ say, size, told, text: String, percent: (share) => `${Math.round(100 * share)}%` },
   figure: (figure) => figure.toLocaleString(undefined, { maximumFractionDigits: figure < 10 ? 2 : 0 }),
   device: ({ device, name }) => (device === "cpu" ? say("this_machine") : name),
-  full: (all) => all.flatMap((one) => (one.full ? say("meter_full", { device: WAYS.device(one) }) : [])).join(" "),
+  full: (all) => all.flatMap((one) => (one.full ? say("meter_full", { device: WAYS.exactly(one) }) : [])).join(" "),
+  exactly: (one) => WAYS.device(one) + (now.total ? ` (${one.device})` : ""), // one of several of the same name, maybe
+  work: (one) => one.state && say(`member_${one.state}`, { ...one, tokens: WAYS.figure(one.tokens) }),
+  sentences: (said) => (said.join?.("\n") ?? said).split("\n").map(told).join(" "), // a list, or a line each
   stage: (stage) => say(`loading_${stage}`),
   left: (seconds) => say("loading_left", { time: duration(seconds) }),
-  provider: (licence) => say(licence.includes("Tencent") ? "provider_tencent" : "provider", location),
+  provider: (licence) =>
+    say(licence.includes("Tencent") ? "provider_tencent" : "provider", {
+      name: now.provider ?? say("provider_unnamed", location),
+    }),
   pairs: (all) => Object.entries(all).join(" · ").replaceAll(",", " "),
   most: (history) => say("meter_curve", { most: Math.round(fastest(history)) }),
   curve: (all) => all.map(({ ago, tokens_per_second: rate }) => [60 - ago, 19 - (18 * rate) / fastest(all)]).join(" "),
@@ -51,11 +57,19 @@ async function ask() {
 function show(all) {
   const { status } = all.state;
   Object.assign(at("yw-loading"), { hidden: status === "ready", className: `yw-${status}` });
-  fill(document.querySelectorAll("[data-of]:not([data-each] *)"), all);
+  fill(document, { ...all, ...bars(all) });
 }
 
-function fill(places, values) {
-  for (const place of places) {
+// In the line under the title the cards with the model are one; in the tab each has its bar, with who is there.
+function bars({ devices = [], total, replicas = [] }) {
+  const on = ({ device }) => replicas.filter((one) => one.devices.includes(device));
+  const rows = devices.map((one) => (on(one).length > 1 ? { ...one, members: on(one) } : { ...on(one)[0], ...one }));
+  const elsewhere = replicas.filter((one) => !devices.some((place) => on(place).includes(one)));
+  return { line: total ? [total] : devices, rows: [...rows, ...elsewhere] };
+}
+
+function fill(whole, values) {
+  for (const place of whole.querySelectorAll("[data-of]:not(:scope [data-each] *)")) {
     const { of, as = "figure", to, part, each, none = "–" } = place.dataset;
     const value = of ? of.split(".").reduce((all, key) => all?.[key], values) : values;
     const text = (part ? `${say(part)}: ` : "") + (((value ?? "") !== "" && WAYS[as](value)) || none);
@@ -68,7 +82,7 @@ function fill(places, values) {
 
 function fillEach(list, template, all) {
   if (list.childElementCount !== all.length) list.replaceChildren(...all.map(() => template.cloneNode(true)));
-  for (const [index, one] of all.entries()) fill(list.children[index].querySelectorAll("[data-of]"), one);
+  for (const [index, one] of all.entries()) fill(list.children[index], one);
 }
 
 export function begin() {
