@@ -107,6 +107,16 @@ def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
+def only_its_own_environment() -> Iterator[None]:
+    """A tool that is run here sets variables as it likes, which programs that others start would get."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
 def only_its_own_garbage() -> Iterator[None]:
     """The collector looks at what a module made, and not again and again at what those before it left; and as seldom
     as in the program."""
