@@ -33,7 +33,9 @@ sys.path.insert(0, str(ROOT))
 from assets.start_words import TEXTS  # noqa: E402
 from engine.config import Config  # noqa: E402
 from engine.errors import ConfigError, UnsupportedModel  # noqa: E402
-from engine.hardware import CONTEXT_BYTES, Card, LoadPlan, Machine, cores_within, plan, ram_within  # noqa: E402
+from engine.footprint import LoadPlan  # noqa: E402
+from engine.hardware import plan  # noqa: E402
+from engine.inventory import CONTEXT_BYTES, Card, Machine, cores_within, ram_within  # noqa: E402
 from engine.known_models import KNOWN, KnownModel  # noqa: E402
 from engine.shape import ModelShape  # noqa: E402
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from engine.balance import Load, Standing
 from engine.cards import Card, Cards
-from engine.hardware import ram
+from engine.inventory import ram
 from engine.metrics import Held, Memory, Metrics, memory_of
 from engine.types import Replica
 

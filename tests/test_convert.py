@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine import hardware
+from engine import inventory
 from engine.backends.local import LocalBackend
 from engine.config import Config
 from engine.errors import ConfigError, ModelNotFound, UnsupportedModel
@@ -134,8 +134,8 @@ def test_of_the_same_weights_in_another_form_the_outputs_are_the_same(folders, t
 
 def test_what_cannot_be_compared_is_converted_all_the_same(folders, tmp_path, monkeypatch, capsys):
     command = (folders / "source", tmp_path / "out", "--precision", "bf16")
-    machine = hardware.survey("cpu")
-    monkeypatch.setattr(hardware, "survey", lambda devices: replace(machine, ram_free_bytes=300_000_000))
+    machine = inventory.survey("cpu")
+    monkeypatch.setattr(inventory, "survey", lambda devices: replace(machine, ram_free_bytes=300_000_000))
     told, beside = result_of(capsys, tool, *command)
     assert re.fullmatch(r"0\.0 GB of weights in fp32 do not fit into 0\.3 GB of free memory\.", told["not_compared"])
     assert "Outputs are not compared: 0.0 GB" in beside

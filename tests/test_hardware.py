@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from engine import hardware
+from engine import footprint, hardware, inventory
 from engine.backends import local
 from engine.backends.select import EMBEDDED_FOLDER
 from engine.config import Config
 from engine.errors import ConfigError, UnsupportedModel
-from engine.hardware import CONTEXT_BYTES, KEPT_FREE, Card, LoadPlan, Machine, plan, survey
+from engine.footprint import KEPT_FREE, LoadPlan
+from engine.hardware import plan
 from engine.inference import cuda_runner, fused, int4, onnx_runner, openvino_runner, runner, sampler
 from engine.inference.kv_cache import PAGE_TOKENS
+from engine.inventory import CONTEXT_BYTES, Card, Machine, survey
 from engine.shape import ModelShape
 from tests.checkpoints import SEVEN_B_CONFIG, quantize_gptq, quantize_int8, shard, write_checkpoint
 
@@ -140,16 +142,16 @@ def test_a_ceiling_above_the_card_is_the_cards_own() -> None:
 
 
 def test_a_plan_counts_what_the_runners_take() -> None:
-    assert hardware.SLAB_BYTES == int4.SLAB_BYTES
-    assert hardware.SPLIT_ROWS == int4.MOST_SPLIT_ROWS
-    assert hardware.DETERMINISTIC_SPLITS == int4.DETERMINISTIC_SPLITS == cuda_runner.DETERMINISTIC_SPLITS
-    assert max(*cuda_runner.FULL_STEPS, *cuda_runner.PROMPT_STEPS) == hardware.CAPTURED_ROWS
-    assert hardware.PREFILL_TOKENS[0][1] == cuda_runner.PREFILL_TOKENS
-    assert hardware.OLD_PREFILL_TOKENS == runner.CUDA_PREFILL_TOKENS
-    assert hardware.CPU_PREFILL_TOKENS == runner.CPU_PREFILL_TOKENS
-    assert hardware.PACKED_PREFILL_TOKENS == openvino_runner.PREFILL_TOKENS == onnx_runner.PREFILL_TOKENS
-    assert hardware.SORTED_ROWS == sampler.SORTED_ROWS
-    assert (hardware.ATTENTION_BLOCKS, hardware.ATTENTION_ROWS) == (cuda_runner.BLOCKS_WANTED, 16 * fused.TILE_WARPS)
+    assert footprint.SLAB_BYTES == int4.SLAB_BYTES
+    assert footprint.SPLIT_ROWS == int4.MOST_SPLIT_ROWS
+    assert footprint.DETERMINISTIC_SPLITS == int4.DETERMINISTIC_SPLITS == cuda_runner.DETERMINISTIC_SPLITS
+    assert max(*cuda_runner.FULL_STEPS, *cuda_runner.PROMPT_STEPS) == footprint.CAPTURED_ROWS
+    assert footprint.PREFILL_TOKENS[0][1] == cuda_runner.PREFILL_TOKENS
+    assert footprint.OLD_PREFILL_TOKENS == runner.CUDA_PREFILL_TOKENS
+    assert footprint.CPU_PREFILL_TOKENS == runner.CPU_PREFILL_TOKENS
+    assert footprint.PACKED_PREFILL_TOKENS == openvino_runner.PREFILL_TOKENS == onnx_runner.PREFILL_TOKENS
+    assert footprint.SORTED_ROWS == sampler.SORTED_ROWS
+    assert (footprint.ATTENTION_BLOCKS, footprint.ATTENTION_ROWS) == (cuda_runner.BLOCKS_WANTED, 16 * fused.TILE_WARPS)
 
 
 def test_the_workspace_of_a_7b_holds_a_step_of_2048_tokens_its_widened_weights_and_partial_sums() -> None:
@@ -266,7 +268,7 @@ def test_onnx_has_a_buffer_of_the_whole_context_for_each_slot_and_copies_of_its_
     assert made.bytes.weights > planned(INT8_MINI).bytes.weights
     unquantised = planned(ModelShape.read(MINI), backend="onnx", precision="fp32")
     assert (unquantised.engine, unquantised.kv_dtype) == ("onnx", "fp32")
-    assert unquantised.bytes.weights > hardware.ONNX_COPIES * 4 * INT8_MINI.parameters
+    assert unquantised.bytes.weights > footprint.ONNX_COPIES * 4 * INT8_MINI.parameters
 
 
 def test_where_there_is_less_room_the_slots_of_onnx_are_shorter_and_all_of_them_whole() -> None:
@@ -423,7 +425,7 @@ def test_a_segment_leaves_room_for_its_prompt_and_its_answer() -> None:
     ceiling = least_gb(INT4_7B, kv_dtype="bf16") + 0.1
     made = planned(INT4_7B, card(150), max_vram_gb=ceiling, max_concurrent=1, kv_dtype="bf16")
     assert made.sequence_tokens < 3_072
-    prompt = min(hardware.PROMPT_TOKENS, made.sequence_tokens // 2)
+    prompt = min(footprint.PROMPT_TOKENS, made.sequence_tokens // 2)
     assert prompt + made.segment_tokens * 4 <= made.sequence_tokens
     assert made.segment_tokens >= 128
 
@@ -438,7 +440,7 @@ def test_of_several_cards_the_largest_is_taken_or_the_one_that_was_asked_for() -
 
 def test_a_reason_names_the_card_and_what_is_taken() -> None:
     made = planned(INT4_7B, card(24), max_vram_gb=8.0)
-    free, room = 24 - CONTEXT_BYTES / GB, 8 * (1 - hardware.KEPT_BELOW_CEILING) - CONTEXT_BYTES / GB
+    free, room = 24 - CONTEXT_BYTES / GB, 8 * (1 - footprint.KEPT_BELOW_CEILING) - CONTEXT_BYTES / GB
     assert made.reason == (
         f"NVIDIA Test (cuda:0) has {down(free)} of 24.0 GB free, {down(room)} of them for the model under "
         f"--max-vram-gb 8: weights in gptq-int4 take 4.7 GB, a KV cache of {tokens(made):,} tokens in bf16 "
@@ -465,7 +467,7 @@ def test_a_model_is_loaded_where_the_plan_says_and_the_log_says_why(
     import torch
 
     machine = replace(NO_CARD, cores=1)
-    monkeypatch.setattr(hardware, "survey", lambda devices: machine)
+    monkeypatch.setattr(inventory, "survey", lambda devices: machine)
     caplog.set_level("INFO")
     loaded, made = local.prepared(Config(model=str(tiny_checkpoint)))
     assert (loaded.info.device, made.device) == ("cpu", "cpu")
@@ -707,10 +709,10 @@ V1 = {
 @pytest.mark.parametrize("files", [V2, V1], ids=["v2", "v1"])
 def test_a_container_has_the_memory_and_cores_of_its_group(tmp_path: Path, files: dict[str, str]) -> None:
     root = write(tmp_path, files)
-    assert hardware.ram_within(root, 64 * GB, 50 * GB) == (4 * GB, 2_500_000_000)
-    assert hardware.ram_within(root, 2 * GB, GB) == (2 * GB, GB)  # the machine itself has less
-    assert hardware.cores_within(root, 64) == 2
-    assert hardware.cores_within(root, 1) == 1
+    assert inventory.ram_within(root, 64 * GB, 50 * GB) == (4 * GB, 2_500_000_000)
+    assert inventory.ram_within(root, 2 * GB, GB) == (2 * GB, GB)  # the machine itself has less
+    assert inventory.cores_within(root, 64) == 2
+    assert inventory.cores_within(root, 1) == 1
 
 
 def test_a_group_without_limits_and_a_machine_without_groups_change_nothing(tmp_path: Path) -> None:
@@ -724,13 +726,13 @@ def test_a_group_without_limits_and_a_machine_without_groups_change_nothing(tmp_
         "sys/fs/cgroup/memory/memory.usage_in_bytes": "1000\n",
     }
     for root in (write(tmp_path / "free", free), tmp_path / "none"):
-        assert hardware.ram_within(root, 64 * GB, 50 * GB) == (64 * GB, 50 * GB)
-        assert hardware.cores_within(root, 6) == 6
+        assert inventory.ram_within(root, 64 * GB, 50 * GB) == (64 * GB, 50 * GB)
+        assert inventory.cores_within(root, 6) == 6
 
 
 def test_a_quota_below_one_core_is_one_core(tmp_path: Path) -> None:
     root = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000"})
-    assert hardware.cores_within(root, 4) == 1
+    assert inventory.cores_within(root, 4) == 1
 
 
 def test_a_ceiling_of_the_memory_is_kept_on_the_cpu_and_told() -> None:
@@ -774,7 +776,7 @@ def test_each_card_of_a_group_is_asked_and_the_disk_for_layers(monkeypatch: pyte
 
     free = {"cuda:0": 1 * GB, "cuda:2": 3 * GB}
     cards = [Card(f"cuda:{index}", "Card", 8 * GB, (9, 0)) for index in range(3)]
-    monkeypatch.setattr(hardware, "_cards", lambda: list(cards))
+    monkeypatch.setattr(inventory, "_cards", lambda: list(cards))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 8 * GB))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not" / "there"))
     found = survey("cuda:2+cuda:0")

@@ -14,18 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine import hardware
+from engine import inventory
 from engine.backends import local
 from engine.backends.local import LocalBackend
 from engine.backends.select import select
 from engine.config import Config
 from engine.errors import BackendError, ConfigError, ModelNotFound, UnsupportedModel
-from engine.hardware import Card, Machine
 from engine.inference import loader
 from engine.inference.held import Int4Held
 from engine.inference.int4 import Int4Linear
 from engine.inference.int8 import Int8Rows, quantize_rows
 from engine.inference.loader import family_of, licence_of, load
+from engine.inventory import Card, Machine
 from engine.types import ModelInfo, Sampling
 from tests.checkpoints import (
     CONTEXT_TOKENS,
@@ -314,7 +314,7 @@ def test_a_model_is_loaded_as_planned_and_never_in_bf16_before_ampere(folder, mo
     store(folder, form)
     cards = (Card("cuda:0", "Test", 8 * 10**9, capability, 7 * 10**9),) if capability else ()
     machine = Machine(ram_bytes=32 * 10**9, ram_free_bytes=28 * 10**9, cores=1, bf16=False, cards=cards)
-    monkeypatch.setattr(hardware, "survey", lambda devices: machine)
+    monkeypatch.setattr(inventory, "survey", lambda devices: machine)
     asked = []
     monkeypatch.setattr(local, "load", lambda *given, **_: asked.append(given))
     local.prepared(Config(model=str(folder)))

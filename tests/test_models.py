@@ -85,7 +85,7 @@ def on_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.tools import plans  # here, since torch costs seconds
 
     (described,) = (each for each in plans.MACHINES if name in each.name)
-    monkeypatch.setattr("engine.hardware.survey", lambda: described.machine)
+    monkeypatch.setattr("engine.inventory.survey", lambda: described.machine)
 
 
 def listed(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:

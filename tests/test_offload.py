@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import hardware
+from engine import footprint, hardware
 from engine.backends.local import LocalBackend
 from engine.backends.select import EMBEDDED_FOLDER
 from engine.config import Config
@@ -69,9 +69,9 @@ def fetched_plan(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callable[[Sequ
     whole = hardware.plan
 
     def fetch(places: Sequence[str]) -> None:
-        def planned(*asked: object) -> hardware.LoadPlan:
+        def planned(*asked: object) -> footprint.LoadPlan:
             made = whole(*asked)  # type: ignore[arg-type]
-            elsewhere = {"disk": hardware.PlannedBytes(places.count("disk"), 0, 0, 0, 0)}
+            elsewhere = {"disk": footprint.PlannedBytes(places.count("disk"), 0, 0, 0, 0)}
             return replace(made, layers=tuple(places), elsewhere=elsewhere)
 
         monkeypatch.setattr(hardware, "plan", planned)

@@ -12,17 +12,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from engine import hardware
+from engine import hardware, inventory
 from engine.backends import onnx as backend
 from engine.backends.select import choose, select
 from engine.config import Config
 from engine.errors import ConfigError, ModelNotFound, UnsupportedModel
-from engine.hardware import Card, Machine
 from engine.inference import onnx_folder
 from engine.inference.checkpoint import load_model, read_config
 from engine.inference.onnx_api import onnxruntime
 from engine.inference.onnx_graph import IDS, LOGITS, MASK, POSITIONS
 from engine.inference.weight_files import alone
+from engine.inventory import Card, Machine
 from engine.progress import Progress
 from engine.shape import ModelShape
 from engine.tools import bench_onnx
@@ -322,7 +322,7 @@ def gpu_runtime(monkeypatch):
     """As if ONNX Runtime were the one for cards; what it would be given: (graph's compute, device, bytes)."""
     monkeypatch.setattr(backend, "runs_on_cards", lambda: True)
     monkeypatch.setattr(
-        hardware, "survey", lambda devices="auto": WITH_CARD if devices != "cpu" else replace_cards(WITH_CARD)
+        inventory, "survey", lambda devices="auto": WITH_CARD if devices != "cpu" else replace_cards(WITH_CARD)
     )
     asked = []
 
@@ -346,7 +346,7 @@ def replace_cards(machine):
     ("choices", "given"),
     [
         ({}, ("FLOAT16", "cuda:0", None)),
-        ({"devices": "cuda:0", "max_vram_gb": 8}, ("FLOAT16", "cuda:0", 8 * 10**9 - hardware.CONTEXT_BYTES)),
+        ({"devices": "cuda:0", "max_vram_gb": 8}, ("FLOAT16", "cuda:0", 8 * 10**9 - inventory.CONTEXT_BYTES)),
         ({"devices": "cpu"}, ("FLOAT", "cpu", None)),
         ({"precision": "fp32"}, ("FLOAT", "cpu", None)),
     ],

@@ -162,6 +162,18 @@ def answering(**done: Any) -> Callable[[WebSocketRoute], None]:
     return lambda socket: socket.on_message(lambda message: answer(socket, message))
 
 
+def test_marks_stand_behind_their_words_down_to_an_empty_last_line(studio: Studio) -> None:
+    place = {"source": "tram", "target": "tram", "count": 1, "used": 1, "places": [[0, 2]], "source_places": [[0, 4]]}
+    studio.page.route_web_socket("**/ws/translate", answering(terms=[place]))
+    again(studio)
+    translate(studio, "tram\n" * 60)
+    ends = studio.page.evaluate(
+        "[...document.querySelectorAll('#yw-source textarea, .yw-mirror')].map(each => each.scrollHeight)"
+    )
+    assert len(ends) == 2
+    assert ends[0] == ends[1]
+
+
 def test_an_imported_glossary_is_chosen_and_used_and_its_terms_are_marked(studio: Studio) -> None:
     send_well(studio)
     said(studio, "trams: English → Chinese, terms stored: 2")

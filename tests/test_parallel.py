@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine import hardware
+from engine import hardware, inventory
 from engine.backends import late as late_module
 from engine.backends import local
 from engine.backends.late import LateBackend
@@ -28,7 +28,7 @@ from engine.backends.local import LocalBackend
 from engine.backends.select import choose
 from engine.config import Config
 from engine.errors import BackendError, ConfigError
-from engine.hardware import Card, LoadPlan, Machine
+from engine.footprint import LoadPlan
 from engine.inference import parallel
 from engine.inference.checkpoint import Weights, load_model, model_config, read_config
 from engine.inference.loader import Described, describe
@@ -36,6 +36,7 @@ from engine.inference.model import HunYuanDense, ModelConfig
 from engine.inference.rank_messages import Start
 from engine.inference.sampler import GREEDY
 from engine.inference.sharding import HEAD_ROWS, Share
+from engine.inventory import Card, Machine
 from engine.shape import ModelShape
 from engine.tools.synthetic import SHAPES
 from engine.types import Prompt, Sampling
@@ -279,7 +280,7 @@ def late(tiny_checkpoint: Path) -> Iterator[LateBackend]:
 
 def plan_of_the_cpu(config: Config, folder: Path) -> tuple[Described, LoadPlan]:
     read = read_config(folder)
-    plan = hardware.plan(replace(config, devices="cpu"), ModelShape.read(read, folder), hardware.survey("cpu"))
+    plan = hardware.plan(replace(config, devices="cpu"), ModelShape.read(read, folder), inventory.survey("cpu"))
     return describe(config.model, folder, read, plan.weights, "cpu"), plan
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from engine import hardware
+from engine import inventory
 from engine.backends import late as late_module
 from engine.backends import pool as pool_module
 from engine.backends.base import Backend
@@ -27,7 +27,7 @@ from engine.backends.process import ProcessBackend
 from engine.backends.select import select
 from engine.config import Config
 from engine.errors import BackendError, ConfigError, DeviceLost, Loading, NotThereYet, StartupError
-from engine.hardware import Card, Machine, allowed_cores, ram
+from engine.inventory import Card, Machine, allowed_cores, ram
 from engine.progress import Progress, Stopped
 from engine.types import Prompt, Sampling, TokenChunk
 from tests.conftest import Serve, soon
@@ -489,7 +489,7 @@ def test_those_on_the_cpu_divide_its_cores_and_what_runs_at_once(workers: Pool) 
 @pytest.mark.parametrize(("cards", "asked"), [(1, ["cuda:0"]), (3, ["cuda:0", "cuda:1", "cuda:2"])])
 def test_all_devices_are_all_cards(cards: int, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(10**9, 10**9, 2, False, tuple(Card(f"cuda:{n}", "Card", 10**9, (8, 0)) for n in range(cards)))
-    monkeypatch.setattr(hardware, "survey", lambda _: machine)
+    monkeypatch.setattr(inventory, "survey", lambda _: machine)
     loaded = []
 
     def load(config: Config, *_: object, **__: object) -> EchoBackend:

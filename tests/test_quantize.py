@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from engine import hardware
+from engine import hardware, inventory
 from engine.backends.echo import EchoBackend
 from engine.config import Config
 from engine.errors import ConfigError, UnsupportedModel
@@ -278,8 +278,8 @@ def test_a_7b_takes_less_than_10_gb_of_a_card_and_20_of_memory():
 
 
 def machine(ram, card=None):
-    cards = (hardware.Card("cuda:0", "a card", 24 * 10**9, (8, 9), card),) if card else ()
-    return hardware.Machine(ram, ram, 8, True, cards)
+    cards = (inventory.Card("cuda:0", "a card", 24 * 10**9, (8, 9), card),) if card else ()
+    return inventory.Machine(ram, ram, 8, True, cards)
 
 
 @pytest.mark.parametrize(

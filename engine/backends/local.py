@@ -15,10 +15,10 @@ from typing import Self
 import torch
 from torch import nn
 
-from engine import hardware
+from engine import hardware, inventory
 from engine.config import Config
 from engine.errors import BackendError, ConfigError, TextTooLong, UnsupportedModel
-from engine.hardware import LoadPlan
+from engine.footprint import LoadPlan
 from engine.inference.batcher import Batcher, Generation
 from engine.inference.checkpoint import read_config
 from engine.inference.cuda_runner import CudaRunner
@@ -207,7 +207,7 @@ def prepared(config: Config, progress: Progress | None = None) -> tuple[Loaded, 
     progress = progress or Progress()
     folder = _folder(config, progress)
     shape = ModelShape.read(read_config(folder), folder)
-    plan = hardware.plan(config, shape, hardware.survey(config.devices))
+    plan = hardware.plan(config, shape, inventory.survey(config.devices))
     log.info("plan: %s", plan.reason)
     rounded = plan.weights == "int8" != shape.stored
     kind = "rounded" if rounded else "cpu" if plan.device == "cpu" else "card"
@@ -251,7 +251,7 @@ def _folder(config: Config, progress: Progress) -> Path:
 def _expect(kind: str, folder: Path, progress: Progress) -> None:
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     for step, (seconds, seconds_a_gb) in EXPECTED[kind].items():
-        progress.expect(step, seconds + seconds_a_gb * size / hardware.GB)
+        progress.expect(step, seconds + seconds_a_gb * size / inventory.GB)
 
 
 def runner_of(loaded: Loaded, plan: LoadPlan, config: Config, told: Advance = untold) -> Runner:
@@ -289,7 +289,7 @@ def runner_of(loaded: Loaded, plan: LoadPlan, config: Config, told: Advance = un
 
 def _set_ceiling(max_vram_gb: float, plan: LoadPlan) -> None:
     """A bound that the allocator keeps: what is beyond it fails as if the card were full."""
-    own = max_vram_gb * hardware.GB - plan.bytes.context - plan.bytes.graphs
+    own = max_vram_gb * inventory.GB - plan.bytes.context - plan.bytes.graphs
     for card in plan.cards:
         total = torch.cuda.get_device_properties(card).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, own / total), card)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from engine import hardware
+from engine import hardware, inventory
 from engine.backends.local import LocalBackend, prepared
 from engine.config import Config
 from engine.errors import ConfigError, UnsupportedModel
-from engine.hardware import LoadPlan
+from engine.footprint import LoadPlan
 from engine.inference import onnx_folder
 from engine.inference.kv_cache import PAGE_TOKENS
 from engine.inference.loader import Described, describe
@@ -58,7 +58,7 @@ def _exported(config: Config, folder: Path, progress: Progress) -> LocalBackend:
         )
     devices = _devices(config.devices, exported.compute)
     config = replace(config, devices=devices, precision=exported.precision, backend="onnx")
-    plan = hardware.plan(config, exported.shape, hardware.survey(devices))
+    plan = hardware.plan(config, exported.shape, inventory.survey(devices))
     log.info("plan: %s", plan.reason)
     if plan.device == "cpu" and exported.compute == "fp16":
         log.warning("this graph computes in fp16, for cards, and a CPU is slower so; export it with --compute fp32")
@@ -95,7 +95,7 @@ def _most_bytes(config: Config, plan: LoadPlan) -> int | None:
     """Of a card, for all that ONNX Runtime takes by itself."""
     if plan.device == "cpu" or config.max_vram_gb is None:
         return None
-    return int(config.max_vram_gb * hardware.GB) - plan.bytes.context
+    return int(config.max_vram_gb * inventory.GB) - plan.bytes.context
 
 
 def _backend(described: Described, plan: LoadPlan, session: Session) -> LocalBackend:

@@ -121,7 +121,8 @@ def _on_each_device(config: Config, others: "Others | None", progress: Progress)
     """The model on each device of the config, each in a process of its own."""
     from engine.backends.pool import Pool
     from engine.backends.process import ProcessBackend
-    from engine.hardware import GB, RAM_SHARE, ram, survey
+    from engine.footprint import RAM_SHARE
+    from engine.inventory import GB, ram, survey
 
     devices = config.devices.split(",")
     if config.devices == "all":
@@ -151,7 +152,7 @@ def names_of(devices: Sequence[str]) -> list[str]:
 
 def cores_of(devices: Sequence[str]) -> list[tuple[int, ...]]:
     """Those of a process on each device: several on the CPU divide its cores; none are all of them."""
-    from engine.hardware import allowed_cores
+    from engine.inventory import allowed_cores
 
     on_cpu, cores = devices.count("cpu"), tuple(allowed_cores())
     shares = iter([cores[number::on_cpu] for number in range(on_cpu)] if on_cpu > 1 else [()])

@@ -23,11 +23,12 @@ from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_mod
 from filelock import FileLock
 from torch import Tensor, nn
 
+from engine.divided import BLOCK_BYTES, FETCHED_AHEAD
 from engine.errors import ConfigError
 from engine.files import why
-from engine.hardware import BLOCK_BYTES, FETCHED_AHEAD, offload_folder
 from engine.inference.int4 import Int4Linear, Kernels
 from engine.inference.model import HunYuanDense
+from engine.inventory import offload_folder
 
 ALIGNED_BYTES = 256  # where a tensor may begin, as CUDA's own allocations do
 LOCK = ".lock"

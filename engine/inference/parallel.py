@@ -22,10 +22,10 @@ from typing import IO, Any, Self
 
 import torch
 
-from engine import hardware
+from engine import hardware, inventory
 from engine.config import Config
 from engine.errors import BackendError, ConfigError, StartupError
-from engine.hardware import LoadPlan
+from engine.footprint import LoadPlan
 from engine.inference.checkpoint import model_config, read_config
 from engine.inference.collective import Sums
 from engine.inference.cuda_runner import LONG_FROM
@@ -67,7 +67,7 @@ def planned(config: Config, folder: Path) -> tuple[Described, LoadPlan]:
     read = read_config(folder)
     shape = ModelShape.read(read, folder)
     Share.of(0, len(config.devices.split("+")), model_config(read), read)
-    plan = hardware.plan_shares(config, shape, hardware.survey_shares(config.devices))
+    plan = hardware.plan_shares(config, shape, inventory.survey_shares(config.devices))
     if not torch.distributed.is_nccl_available():
         raise ConfigError("--split tensor needs NCCL, which this build of torch lacks; use --split layers.")
     widened = plan.weights == plan.dtype and shape.quantized_parameters

@@ -20,7 +20,6 @@ import torch
 
 from engine.config import GC_THRESHOLD
 from engine.errors import BackendError, ConfigError, StartupError, YiwenError
-from engine.hardware import GB
 from engine.inference.checkpoint import load_model, model_config, read_config
 from engine.inference.collective import Group
 from engine.inference.cuda_runner import LONG_FROM, CudaRunner
@@ -28,6 +27,7 @@ from engine.inference.int4 import Int4Linear
 from engine.inference.rank_messages import Advanced, Begin, Failed, Ready, Start, Step, step_of
 from engine.inference.runner import Pending, Runner, TorchRunner
 from engine.inference.sharding import Share
+from engine.inventory import GB
 from engine.log import start as start_log
 from engine.progress import Advance
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.errors import YiwenError
-from engine.hardware import LoadPlan
+from engine.footprint import LoadPlan
 from engine.inference.collective import Sums
 from engine.inference.kv_cache import Table
 from engine.inference.runner import Chunk

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from engine import hardware
+from engine import inventory
 from engine.backends.select import EMBEDDED, EMBEDDED_FOLDER
 from engine.inference.checkpoint import load_model, read_config
 from engine.inference.int8 import Int8Rows, float_weight, quantize_rows
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Raises `YiwenError` for a model that cannot be had."""
     folder = EMBEDDED_FOLDER if arguments.model == EMBEDDED else Path(arguments.model)
-    threads = arguments.threads or hardware.survey("cpu").cores
+    threads = arguments.threads or inventory.survey("cpu").cores
     clock = time.perf_counter if threads > 1 else time.thread_time
     torch.set_num_threads(threads)
     vocabulary = read_config(folder)["vocab_size"]

@@ -20,7 +20,7 @@ from engine import prompts
 from engine.backends.local import LocalBackend, prepared, runner_of
 from engine.config import Config
 from engine.errors import BackendError
-from engine.hardware import LoadPlan
+from engine.footprint import LoadPlan
 from engine.inference.batcher import Batcher, Generation
 from engine.inference.checkpoint import model_config, read_config
 from engine.inference.kv_cache import PAGE_TOKENS

@@ -26,7 +26,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from engine.backends.select import EMBEDDED, EMBEDDED_FOLDER
 from engine.context import WINDOW_TOKENS
 from engine.errors import ConfigError
-from engine.hardware import CARD_SLOTS, CPU_SLOTS, LIVE_SEGMENTS, PACKED_PREFILL_TOKENS, PREFILL_TOKENS
+from engine.footprint import CARD_SLOTS, CPU_SLOTS, LIVE_SEGMENTS, PACKED_PREFILL_TOKENS, PREFILL_TOKENS
 from engine.shape import HY_MT_SEGMENT_TOKENS
 from engine.tools.asked import amount, count, whole
 from engine.tools.measured import Real, Step

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine import hardware, prompts
+from engine import inventory, prompts
 from engine.errors import ModelNotFound, UnsupportedModel
 from engine.inference import checkpoint
 from engine.inference.int8 import Int8Rows
@@ -42,7 +42,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 def compare(before: Path, after: Path) -> dict[str, Any]:
     """`load_seconds` and `outputs`, or in place of one that is missing `not_compared`, which says why."""
     shapes = [ModelShape.read(checkpoint.read_config(folder), folder) for folder in (before, after)]
-    free = hardware.survey("cpu").ram_free_bytes
+    free = inventory.survey("cpu").ram_free_bytes
     result: dict[str, Any] = {}
     held = max(shape.parameters * _held_bytes(shape) for shape in shapes)
     wide = max(shape.parameters * 4 for shape in shapes)

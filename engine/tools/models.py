@@ -27,7 +27,7 @@ from engine.known_models import APACHE, KNOWN, KnownModel, Licence
 from engine.log import start as start_log
 
 if TYPE_CHECKING:
-    from engine.hardware import Machine
+    from engine.inventory import Machine
     from engine.shape import ModelShape
 
 EMBEDDED = "embedded"
@@ -53,8 +53,8 @@ class Row:
 def rows() -> list[Row]:
     """What `hardware.plan` says of each, from shapes that are known beforehand."""
     from engine.backends.select import EMBEDDED_FOLDER
-    from engine.hardware import survey
     from engine.inference.checkpoint import read_config
+    from engine.inventory import survey
     from engine.shape import ModelShape
 
     machine = survey()

@@ -18,9 +18,11 @@ from typing import Any
 from engine.backends.select import EMBEDDED_FOLDER
 from engine.config import Config
 from engine.errors import ConfigError, YiwenError
-from engine.hardware import CONTEXT_BYTES, GB, Card, LoadPlan, Machine, plan
+from engine.footprint import LoadPlan
+from engine.hardware import plan
 from engine.inference.checkpoint import GPTQ_METHOD, read_config, transformers_config
 from engine.inference.kv_cache import PAGE_TOKENS
+from engine.inventory import CONTEXT_BYTES, GB, Card, Machine
 from engine.shape import ModelShape
 from engine.tools import synthetic
 

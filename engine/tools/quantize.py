@@ -33,7 +33,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import PreTrainedTokenizerFast
 
-from engine import hardware, prompts
+from engine import inventory, prompts
 from engine.errors import ConfigError, UnsupportedModel, YiwenError
 from engine.files import write_whole
 from engine.inference import checkpoint, weight_files
@@ -231,7 +231,7 @@ def room(shape: ModelShape, settings: Settings, tokens: int, copied: bool, on_ca
     )
 
 
-def check_room(needed: Room, machine: hardware.Machine, device: str, target: Path) -> None:
+def check_room(needed: Room, machine: inventory.Machine, device: str, target: Path) -> None:
     """Raises `ConfigError` where the machine has not what a run takes."""
     card = next((card for card in machine.cards if card.device == device), None)
     if card and card.free_bytes is not None and card.free_bytes < needed.card:
@@ -292,7 +292,7 @@ def _measured(folder: Path, texts: Sequence[Text], device: str, when: str) -> di
 
 
 def _gb(size: int) -> str:
-    return f"{size / hardware.GB:.1f} GB"
+    return f"{size / inventory.GB:.1f} GB"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -413,7 +413,7 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     found = tqdm(found, unit="pair", desc="calibration", mininterval=1)
     wanted = (arguments.calibration_texts, arguments.held_out_texts)
     drawn = texts_of(found, family_of(str(source), config), source, *wanted)
-    machine = hardware.survey(arguments.device if arguments.device == "cpu" else CARD)
+    machine = inventory.survey(arguments.device if arguments.device == "cpu" else CARD)
     device = _device(arguments.device, machine)
     shape = ModelShape.read(config, source)
     tokens = sum(len(text.ids) for text in drawn.calibration)
@@ -430,7 +430,7 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     return result
 
 
-def _device(asked: str, machine: hardware.Machine) -> str:
+def _device(asked: str, machine: inventory.Machine) -> str:
     there = ["cpu", *(card.device for card in machine.cards if card.device == CARD)]
     if asked not in ("auto", *there):
         raise ConfigError(

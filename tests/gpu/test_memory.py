@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
-from engine import hardware
+from engine import footprint, hardware, inventory
 from engine.config import Config
 from engine.inference.checkpoint import transformers_config
 from engine.inference.kv_cache import PAGE_TOKENS, Pages, Table, pages_of
@@ -22,15 +22,15 @@ LAST_TOKENS = 8  # of each sequence, decoded with all others beside
 CHILD_SECONDS = 240
 
 
-def planned(max_vram_gb: float) -> hardware.LoadPlan:
+def planned(max_vram_gb: float) -> footprint.LoadPlan:
     config = transformers_config(synthetic.SHAPES[SHAPE])
     quantization = {"quant_method": "gptq", "bits": 4, "group_size": synthetic.GROUP}
     shape = ModelShape.read(config | {"quantization_config": quantization, "dtype": "bfloat16"})
-    machine = hardware.survey(CARD)
+    machine = inventory.survey(CARD)
     return hardware.plan(Config(devices=CARD, max_vram_gb=max_vram_gb), shape, machine)
 
 
-def lived(plan: hardware.LoadPlan, sequences: int, tokens: int, free_before: int, told: Connection) -> None:
+def lived(plan: footprint.LoadPlan, sequences: int, tokens: int, free_before: int, told: Connection) -> None:
     """In a process of its own, so that its CUDA context counts: that many sequences, that long, all at once."""
     from engine.inference.cuda_runner import CudaRunner
     from engine.inference.int4 import Int4Linear

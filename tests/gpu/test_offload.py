@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from engine import hardware
+from engine import hardware, inventory
 from engine.backends.local import LocalBackend
 from engine.config import Config
-from engine.hardware import LoadPlan, PlannedBytes
+from engine.footprint import LoadPlan, PlannedBytes
 from tests.checkpoints import quantize_gptq, write_checkpoint
 from tests.gpu.conftest import CARD
 from tests.streams import answer, ask, text_of
@@ -121,7 +121,7 @@ def test_a_ceiling_is_kept_while_layers_are_fetched(tmp_path: Path) -> None:
     assert all(together)
     assert memory["offloaded"] > 0.2e9
     assert memory["weights"] > 0.1e9
-    assert torch.cuda.max_memory_reserved() <= CEILING_GB * 1e9 - hardware.CONTEXT_BYTES
+    assert torch.cuda.max_memory_reserved() <= CEILING_GB * 1e9 - inventory.CONTEXT_BYTES
 
 
 def test_layers_over_cards_say_what_they_say_on_one(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

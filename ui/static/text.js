@@ -145,7 +145,7 @@ function markTerms(found) {
   );
   const places = (all, kind) => all.flatMap((term) => term[kind] ?? []);
   const used = each.filter((term) => !isMissed(term));
-  mirror.textContent = text();
+  mirror.textContent = `${text()}\n`; // without which a last empty line has no height here
   mirror.scrollTop = source.scrollTop;
   output.mark("yw-term", places(used, "source_places"), mirror.firstChild, places(found, "places"));
   output.mark("yw-missed", places(missed, "source_places"), mirror.firstChild);
