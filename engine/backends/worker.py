@@ -67,7 +67,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._backend: Backend | None = None
         self._streams: dict[int, asyncio.Task[None]] = {}
-        self._chunks: list[tuple[int, TokenChunk]] = []  # that are to be told
+        self._chunks: dict[int, TokenChunk] = {}  # that are to be told
 
     async def run(self, config: Config) -> None:
         """For ever."""
@@ -122,16 +122,20 @@ class Worker:
             self._tell(Broken(stream, BackendError.__name__, told))
 
     def _say(self, stream: int, chunk: TokenChunk) -> None:
-        """With what the other streams say in this turn of the loop: a backend tells those of a step, or of more, at
-        once."""
+        """With what it and the others say in this turn of the loop: a backend tells the tokens of a step, or of more,
+        at once. What one stream says in a turn is one chunk, for a hundred streams on each of four cards are more
+        than one process could pass on token by token."""
         if not self._chunks:
             self._loop.call_soon(self._flush)
-        self._chunks.append((stream, chunk))
+        if before := self._chunks.get(stream):
+            text, tokens = before.text + chunk.text, before.tokens + chunk.tokens
+            chunk = TokenChunk(text, tokens, chunk.finish, before.ids + chunk.ids)
+        self._chunks[stream] = chunk
 
     def _flush(self) -> None:
         if self._chunks:
-            chunks, self._chunks = self._chunks, []
-            self._write(Told(chunks))
+            chunks, self._chunks = self._chunks, {}
+            self._write(Told([*chunks.items()]))
 
     def _tell(self, message: Message) -> None:
         self._flush()

@@ -127,7 +127,7 @@ class Members:
             ],
             {},
         )
-        config = asked if asked.backend == "echo" else resolved(asked)
+        config = resolved(asked)
         self._pids: dict[Share, int] = {}  # of the last of each
         self._late = {
             share: LateBackend(partial(self._load, replace(config, devices=share[0]), share), patient=True)
