@@ -63,7 +63,9 @@ _END = (  # of a sentence; the first character has been read. Runs are bounded w
     # scripts with marks of their own, which in Urdu is the decimal point too
     rf"|(?P<own>(?:(?<=[{_OWN_MARKS}])|(?<=۔)(?!\d))(?:[{_OWN_MARKS}]|۔(?!\d))*+[!?؟]*+[{_CLOSERS}]*+)"
     rf"|(?P<spaced>(?<=[{_POINTS}])(?<![{_POINTS}]{{2}})[{_POINTS}]*+"  # needs _is_end
-    rf"(?:[{_CLOSERS}{_POINTS}]|[\u00a0\u2009\u202f]»|\ [»\"](?=[\s.])){{0,{CLOSING_CHARACTERS}}}+(?=\s))"
+    # not {0,n}+: before 3.11.5 Python steps back into such a group (as Debian 12 has it)
+    rf"(?=(?P<closed>(?:[{_CLOSERS}{_POINTS}]|[\u00a0\u2009\u202f]»|\ [»\"](?=[\s.])){{0,{CLOSING_CHARACTERS}}}))"
+    rf"(?P=closed)(?=\s))"
     # Tibetan, where after ཀ and ག no mark is set
     rf"|(?P<shad>(?<=[{_SHAD}])(?<![{_SHAD}]{{2}})[{_SHAD}]*+[{_CLOSERS}]*+(?=\s)|(?<=[ཀག])(?=\ [\u0f40-\u0f6c]))"
 )

@@ -335,6 +335,7 @@ def test_a_lost_card_ends_the_program_with_a_status_of_its_own(tmp_path: Path) -
     assert ended.stderr.splitlines()[-1] == "yiwen: The card is lost."
 
 
+@pytest.mark.timeout(300)  # seconds, for a disk that is slow to confirm
 def test_killed_under_load_it_has_lost_nothing_that_it_had_confirmed(tmp_path: Path) -> None:
     kept = Kept()
     with program(tmp_path) as (running, url):

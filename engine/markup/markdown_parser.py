@@ -30,7 +30,7 @@ from mdit_py_plugins.footnote import footnote_plugin
 from engine.markup.templates import IN_MARKDOWN, STARTS_IN_MARKDOWN
 
 MOST_NESTED = 60  # lists and quotes; each takes some frames of Python's thousand
-BOX = re.compile(r"(?:!!!|\?\?\?\+?)[ \t]+[\w-]+(?:[ \t]+[\w-]+)*+(?:[ \t]+\"(?P<title>[^\"]+)\")?[ \t]*$")
+BOX = re.compile(r"(?:!!!|\?\?\?\+?)[ \t]+[\w-]++(?:[ \t]++[\w-]++)*(?:[ \t]+\"(?P<title>[^\"]+)\")?[ \t]*$")
 INLINE_START = re.compile(r"[\n\\`~*_$\[]|<(?=[A-Za-z/!?])|&(?=[#A-Za-z])|!(?=\[)|\^(?=\[)|" + STARTS_IN_MARKDOWN)
 
 

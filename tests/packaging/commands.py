@@ -73,7 +73,7 @@ def first_page(root: Root, line: str, work: Path, index: Index, most_seconds: fl
 
 def tests(root: Root, line: str, work: Path, index: Index) -> int:
     """Seconds. PYTEST_ADDOPTS may choose among them. Raises `CalledProcessError`."""
-    browser = ["chromium", "libatomic1"]  # and what Playwright's driver wants of the system
+    browser = ["chromium", "libatomic1", "libgomp1"]  # what Playwright's driver and llama.cpp want of the system, too
     root.run(["apt-get", "install", "-qq", "--no-install-recommends", *browser], index.environ, index.mounts)
     environ = _environ(index) | {"PYTEST_ADDOPTS": os.environ.get("PYTEST_ADDOPTS", "")}
     began = time.monotonic()
