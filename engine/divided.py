@@ -20,6 +20,7 @@ from engine.footprint import (
     PlannedBytes,
     activation_bytes,
     card_place,
+    check_several_cards,
     check_steady,
     gb,
     int4_copy,
@@ -60,15 +61,9 @@ class _Sizes:
 
 def over_cards(config: Config, shape: ModelShape, machine: Machine, cards: Sequence[Card]) -> LoadPlan:
     """Each card gets as many layers, with their part of the KV cache, as make all of them full to the same share."""
-    if config.backend == "onnx":
-        raise ConfigError("--backend onnx runs a model on one card; leave it out, or name one.")
+    check_several_cards(config, shape)
     if config.kv_dtype == "fp8":
         raise ConfigError("--kv-dtype fp8 has no kernel where one model is on several cards; leave it out.")
-    if config.precision == "int8" and shape.stored in DTYPE_BYTES:
-        raise ConfigError(
-            f"--precision int8 rounds a model for the CPU; use --devices cpu, leave --precision out, or "
-            f"{int4_copy(shape)}."
-        )
     places = _divided(config, shape, cards)
     check_steady(config, places[0])
     for slots in _divided_slots(config, DIVIDED_SLOTS):

@@ -169,6 +169,17 @@ def int4_copy(shape: ModelShape) -> str:
     return "make a copy in INT4 with `python -m engine.tools.quantize`"
 
 
+def check_several_cards(config: Config, shape: ModelShape) -> None:
+    """What no model on several cards can do, however it is divided."""
+    if config.backend == "onnx":
+        raise ConfigError("--backend onnx runs a model on one card; leave it out, or name one.")
+    if config.precision == "int8" and shape.stored in DTYPE_BYTES:
+        raise ConfigError(
+            f"--precision int8 rounds a model for the CPU; use --devices cpu, leave --precision out, or "
+            f"{int4_copy(shape)}."
+        )
+
+
 def check_steady(config: Config, place: Place) -> None:
     if config.deterministic and place.engine == "torch":
         raise ConfigError(

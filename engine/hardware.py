@@ -22,6 +22,7 @@ from engine.footprint import (
     Place,
     PlannedBytes,
     card_place,
+    check_several_cards,
     check_steady,
     check_stored,
     cpu_place,
@@ -186,16 +187,10 @@ def plan_shares(config: Config, shape: ModelShape, machine: Machine) -> LoadPlan
             f"these are {kinds}; use --split layers."
         )
     card, count = min(cards, key=lambda each: each.free_bytes or 0), len(cards)
-    if config.backend == "onnx":
-        raise ConfigError("--backend onnx runs a model on one card; leave it out, or name one.")
+    check_several_cards(config, shape)
     if config.kv_dtype == "fp8" and (not card.fast or config.precision == "fp32"):
         raise ConfigError(
             f"--kv-dtype fp8 needs CUDA cards of {KERNELS_FROM} or newer and 16 bits; leave it out, or --precision."
-        )
-    if config.precision == "int8" and shape.stored in DTYPE_BYTES:
-        raise ConfigError(
-            f"--precision int8 rounds a model for the CPU; use --devices cpu, leave --precision out, or "
-            f"{int4_copy(shape)}."
         )
     share = replace(
         shape,

@@ -274,17 +274,7 @@ def runner_of(loaded: Loaded, plan: LoadPlan, config: Config, told: Advance = un
             "This checkpoint says that it is in INT4, but some of its layers are not, and they would be slow without "
             "a word; use --precision bf16, which widens it."
         )
-    return CudaRunner(
-        model,
-        plan.slots,
-        plan.pages,
-        plan.sequence_tokens,
-        fp8=plan.kv_dtype == "fp8",
-        deterministic=config.deterministic,
-        graphs=plan.graphs,
-        prefill_tokens=plan.prefill_tokens,
-        told=told,
-    )
+    return CudaRunner.planned(model, plan, config.deterministic, told)
 
 
 def _set_ceiling(max_vram_gb: float, plan: LoadPlan) -> None:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.footprint import LoadPlan
 from engine.inference.cuda_sampler import CudaSampler
 from engine.inference.fused import Fused, Step
 from engine.inference.kv_cache import PAGE_TOKENS, Table, pages_of
@@ -140,6 +141,21 @@ class CudaRunner:
             }
         self.warm_seconds = time.perf_counter() - began
         log.info("warm after %.1f s; linear layers by %s", self.warm_seconds, self.kernel)
+
+    @classmethod
+    def planned(cls, model: HunYuanDense, plan: LoadPlan, deterministic: bool, told: Advance) -> Self:
+        """As `hardware.plan` has it for its card."""
+        return cls(
+            model,
+            plan.slots,
+            plan.pages,
+            plan.sequence_tokens,
+            fp8=plan.kv_dtype == "fp8",
+            deterministic=deterministic,
+            graphs=plan.graphs,
+            prefill_tokens=plan.prefill_tokens,
+            told=told,
+        )
 
     @property
     def kernel(self) -> str:

@@ -139,17 +139,7 @@ def _runner(start: Start, group: Group, tell: Callable[[object], None]) -> Runne
     tell(Advanced("prepare", 0.0))
     if plan.engine == "torch":
         return TorchRunner(model, plan.slots, plan.pages)
-    return CudaRunner(
-        model,
-        plan.slots,
-        plan.pages,
-        plan.sequence_tokens,
-        fp8=plan.kv_dtype == "fp8",
-        deterministic=start.deterministic,
-        graphs=plan.graphs,
-        prefill_tokens=plan.prefill_tokens,
-        told=told("prepare"),
-    )
+    return CudaRunner.planned(model, plan, start.deterministic, told("prepare"))
 
 
 def _end_with(descriptor: int) -> None:
