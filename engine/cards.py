@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,21 @@ class Cards:
             allocated = int(torch.cuda.memory_reserved(index)) if torch is not None else 0
             cards.append(Card(f"cuda:{index}", name, int(memory.total), int(memory.total - memory.free), allocated))
         return cards
+
+    def linked(self, devices: Sequence[str]) -> bool:
+        """Whether NVLink joins each of these with each other. Where the driver does not tell it counts as no."""
+        present = {card.device for card in self.read()}
+        if not (self._handles and present.issuperset(devices)):
+            return False
+        nvml, handles = self._nvml, [self._handles[int(device.removeprefix("cuda:"))] for device in devices]
+        try:
+            return all(
+                nvml.nvmlDeviceGetP2PStatus(one, other, nvml.NVML_P2P_CAPS_INDEX_NVLINK) == nvml.NVML_P2P_STATUS_OK
+                for one, other in combinations(handles, 2)
+            )
+        except nvml.NVMLError as error:
+            log.debug("how cards are linked cannot be read: %s", error)
+            return False
 
     def _found(self) -> list[Any]:
         try:

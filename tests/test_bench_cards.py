@@ -88,6 +88,19 @@ def test_a_rate_is_there_again_when_a_whole_second_has_it(monkeypatch: pytest.Mo
     assert bench_cards._until(marks, 2.0, 401) is None
 
 
+def test_imbalance_is_of_the_means() -> None:
+    assert bench_cards.imbalance([[100, 50], [50, 100]]) == 0
+    assert bench_cards.imbalance([[100, 100], [100, 60]]) == pytest.approx(0.2)
+    assert bench_cards.imbalance([[0, 0]]) == 0
+
+
+def test_answers_differ_in_length_and_are_as_long_as_asked_on_average() -> None:
+    lengths = [bench_cards.question(number, 256).max_new_tokens for number in range(1_000)]
+    assert (min(lengths), max(lengths)) == (128, 384)
+    assert sum(lengths) / 1_000 == pytest.approx(256, rel=0.03)
+    assert bench_cards.question(7, 1).max_new_tokens == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [(["--devices", "cpu"], "--devices must name several"), (["--counts", "3"], "--counts asks for 3 devices")],

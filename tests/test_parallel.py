@@ -37,6 +37,7 @@ from engine.inference.rank_messages import Start
 from engine.inference.sampler import GREEDY
 from engine.inference.sharding import HEAD_ROWS, Share
 from engine.inventory import Card, Machine
+from engine.progress import Progress
 from engine.shape import ModelShape
 from engine.tools.synthetic import SHAPES
 from engine.types import Prompt, Sampling
@@ -256,6 +257,50 @@ def test_a_plan_that_cannot_be_is_said_in_a_sentence() -> None:
         planned(replace(cards(20, 20), cards=(*cards(20).cards, *cards(20, 20, capability=(9, 0)).cards[1:])))
     with pytest.raises(ConfigError, match="cuda:7 names cards that are not there"):
         hardware.plan_shares(Config(devices="cuda:0+cuda:7", split="tensor"), BF16_7B, cards(20))
+
+
+PAIR = "cuda:0+cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("devices", "split", "linked", "fits", "shared"),
+    [
+        (PAIR, "auto", True, True, True),
+        (PAIR, "auto", False, True, False),
+        (PAIR, "auto", True, False, False),
+        (PAIR, "layers", True, True, False),
+        (PAIR, "tensor", False, True, True),
+        ("cuda:0", "auto", True, True, False),
+    ],
+)
+def test_left_alone_cards_that_nvlink_joins_have_a_share_of_each_layer(
+    devices: str,
+    split: str,
+    linked: bool,
+    fits: bool,
+    shared: bool,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def plan(config: Config, folder: Path) -> tuple[Described, LoadPlan]:
+        if not fits:
+            raise ConfigError("A share of the model does not fit.")
+        return plan_of_the_cpu(config, folder)
+
+    monkeypatch.setattr(local.Cards, "linked", lambda _, asked: linked and asked == PAIR.split("+"))
+    monkeypatch.setattr(local, "planned", plan)
+    monkeypatch.setattr(local.ParallelRunner, "load", lambda folder, cards, *_: cards)
+    found = local.in_shares(Config(model=str(tiny_checkpoint), devices=devices, split=split), Progress())
+    assert (found is not None) == shared
+    if found:
+        assert found[2] == PAIR.split("+")
+
+
+def test_asked_for_shares_that_do_not_fit_are_refused(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local.inventory, "survey_shares", lambda _: cards(0.9, 0.9))
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    with pytest.raises(ConfigError, match="one of 2, does not fit"):
+        local.in_shares(Config(model=str(tiny_checkpoint), devices=PAIR, split="tensor", max_vram_gb=0.96), Progress())
 
 
 # Processes

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import astuple
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -307,8 +307,8 @@ class DriverError(Exception):
     pass
 
 
-def driver(*used: int | None, installed: bool = True) -> Any:
-    """The driver's library for so many cards; None is one that cannot be read."""
+def driver(*used: int | None, installed: bool = True, links: Container[tuple[int, int]] = ()) -> Any:
+    """The driver's library for so many cards, of which NVLink joins these; None is one that cannot be read."""
     asked: list[str] = []
 
     def init() -> None:
@@ -320,6 +320,11 @@ def driver(*used: int | None, installed: bool = True) -> Any:
         if (taken := used[index]) is None:
             raise DriverError("GPU is lost")
         return SimpleNamespace(total=24 * GIB, free=24 * GIB - taken)
+
+    def status(one: int, other: int, capability: str) -> int:
+        if None in (used[one], used[other]):
+            raise DriverError("GPU is lost")
+        return 0 if capability == "NVLink" and (one, other) in links else 5
 
     def by_uuid(uuid: str) -> int:
         if uuid not in UUIDS:
@@ -336,6 +341,9 @@ def driver(*used: int | None, installed: bool = True) -> Any:
         nvmlDeviceGetUUID=lambda index: UUIDS[index],
         nvmlDeviceGetName=lambda index: f"Card {index}",
         nvmlDeviceGetMemoryInfo=memory,
+        nvmlDeviceGetP2PStatus=status,
+        NVML_P2P_CAPS_INDEX_NVLINK="NVLink",
+        NVML_P2P_STATUS_OK=0,
     )
 
 
@@ -381,6 +389,36 @@ def test_where_torch_computes_on_cards_they_are_numbered_as_cuda_does(monkeypatc
 def test_a_card_that_is_lost_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", driver(GIB, None, 3 * GIB))
     assert [each.device for each in Cards({}).read()] == ["cuda:0", "cuda:2"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "linked"),
+    [
+        (["cuda:0", "cuda:1"], True),
+        (["cuda:0", "cuda:2"], False),
+        (["cuda:0", "cuda:1", "cuda:2"], False),  # two of three pairs
+        (["cuda:0", "cuda:7"], False),
+        (["cuda:0", "cuda:3"], False),  # which the driver cannot read
+        (["cpu", "cpu"], False),
+    ],
+)
+@pytest.mark.usefixtures("no_card_is_touched")
+def test_cards_are_linked_where_nvlink_joins_each_with_each(
+    devices: list[str], linked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", driver(0, 0, 0, None, links={(0, 1), (1, 2), (0, 3)}))
+    assert Cards({}).linked(devices) == linked
+
+
+def test_cards_of_a_driver_that_does_not_tell_are_not_linked(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = driver(0, 0)
+
+    def status(*_: object) -> int:
+        raise DriverError("Not Supported")
+
+    found.nvmlDeviceGetP2PStatus = status
+    monkeypatch.setitem(sys.modules, "pynvml", found)
+    assert not Cards({}).linked(["cuda:0", "cuda:1"])
 
 
 @pytest.mark.parametrize("found", [driver(installed=False), driver()])

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from engine import hardware, inventory
+from engine.cards import Cards
 from engine.config import Config
 from engine.errors import BackendError, ConfigError, TextTooLong, UnsupportedModel
 from engine.footprint import LoadPlan
@@ -113,8 +114,8 @@ class LocalBackend:
         gc.collect()  # what another had before this one, which the plan may count on
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
-        if config.split == "tensor" and "+" in config.devices:
-            return cls(*in_shares(config, progress), config.kv_window)
+        if shares := in_shares(config, progress):
+            return cls(*shares, config.kv_window)
         loaded, plan = prepared(config, progress)
         progress.report("prepare")
         runner = runner_of(loaded, plan, config, progress.told("prepare"))
@@ -230,13 +231,23 @@ def prepared(config: Config, progress: Progress | None = None) -> tuple[Loaded, 
     return load(config.model, device, plan.dtype, int4, int8, folder, told=told, rounded=rounded), plan
 
 
-def in_shares(config: Config, progress: Progress) -> tuple[Described, LoadPlan, ParallelRunner]:
-    """The same of a model whose layers are divided among cards, each of them: `--split tensor`."""
+def in_shares(config: Config, progress: Progress) -> tuple[Described, LoadPlan, ParallelRunner] | None:
+    """The same of a model of which each card has a share of every layer, where that is to be: with `--split tensor`, or
+    with `auto` where NVLink joins the cards, over which it is faster (figures: engine/README.md)."""
+    cards = config.devices.split("+")
+    if len(cards) == 1 or config.split == "layers" or (config.split == "auto" and not Cards().linked(cards)):
+        return None
     folder = _folder(config, progress)
-    described, plan = planned(config, folder)
+    try:
+        described, plan = planned(config, folder)
+    except (ConfigError, UnsupportedModel) as error:
+        if config.split == "tensor":
+            raise
+        log.info("split=layers: not all cards can have a share of each layer: %s", error)
+        return None
     log.info("plan: %s", plan.reason)
     _expect("card", folder, progress)
-    return described, plan, ParallelRunner.load(folder, config.devices.split("+"), plan, config, progress)
+    return described, plan, ParallelRunner.load(folder, cards, plan, config, progress)
 
 
 def _folder(config: Config, progress: Progress) -> Path:

@@ -3,7 +3,8 @@
     python -m engine.tools.bench cards --devices cpu,cpu
     python -m engine.tools.bench cards --model FOLDER --devices cuda:0,cuda:1,cuda:2,cuda:3 --kill
 
-All are kept full by streams that ask again as soon as they have an answer. `--kill` ends a process under that load with
+All are kept full by streams that ask again as soon as they have an answer; answers are of different lengths, so that
+streams do not come to read their prompts all at once. `--kill` ends a process under that load with
 SIGKILL and looks at what is lost, and how long the others and then all of them take to be as fast as they were.
 """
 
@@ -18,6 +19,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count as numbers
+from random import Random
 from statistics import fmean, median
 from typing import Any
 
@@ -56,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", type=as_app("--precision"), default="auto", help="as app.py's")
     parser.add_argument("--counts", type=counts, help="how many of them (default: one, and all)")
     parser.add_argument("--streams", type=count, help="at once on each device (default: as many as it takes)")
-    parser.add_argument("--new-tokens", type=count, default=128, help="of each answer")
-    parser.add_argument("--seconds", type=amount, default=10.0, help="of each turn, after a quarter of it to warm up")
+    parser.add_argument("--new-tokens", type=count, default=128, help="of an answer, on average")
+    parser.add_argument("--seconds", type=amount, default=10.0, help="of each turn, after a quarter of it to fill up")
     parser.add_argument("--repeat", type=count, default=3, help="turns of each; the figures are medians")
     parser.add_argument("--deterministic", action="store_true", help="as app.py's, so that answers may be compared")
     parser.add_argument("--kill", action="store_true", help="end a process under load, and look at what becomes of it")
@@ -76,19 +78,20 @@ class Load:
 
     async def stream(self) -> None:
         while True:
+            prompt = question(next(self.asked), self.new_tokens)
             try:
-                made = await self._answer(next(self.asked))
+                made = await self._answer(prompt)
             except (BackendError, Loading) as error:
                 self.lost.append(str(error))
                 await asyncio.sleep(BIN_SECONDS)
                 continue
             self.answers += 1
-            if made > self.new_tokens:
-                self.lost.append(f"{made} tokens came, and {self.new_tokens} at the most were asked for")
+            if made > prompt.max_new_tokens:
+                self.lost.append(f"{made} tokens came, and {prompt.max_new_tokens} at the most were asked for")
 
-    async def _answer(self, number: int) -> int:
+    async def _answer(self, prompt: Prompt) -> int:
         made = 0
-        async with aclosing(self.pool.stream(question(number, self.new_tokens))) as chunks:
+        async with aclosing(self.pool.stream(prompt)) as chunks:
             async for chunk in chunks:
                 made += chunk.tokens
                 self.tokens += chunk.tokens
@@ -108,9 +111,10 @@ class Load:
 
 
 def question(number: int, new_tokens: int) -> Prompt:
-    """Of which no two begin alike."""
+    """Of which no two begin alike; with half as many tokens up to half as many more."""
     text = f"Number {number}. {TEXT * SENTENCES}"
-    return Prompt(prompts.plain("hy-mt2", "en", "fr", text), text, new_tokens, GREEDY)
+    tokens = Random(number).randint(-(-new_tokens // 2), new_tokens + new_tokens // 2)
+    return Prompt(prompts.plain("hy-mt2", "en", "fr", text), text, tokens, GREEDY)
 
 
 class Members:
@@ -161,16 +165,15 @@ class Members:
         except Loading:
             return False
 
-    def imbalance(self, setting: Sequence[Share]) -> dict[str, float]:
-        """By kind: how much less than the fullest the emptiest has, as a share of it; now."""
+    def used(self, setting: Sequence[Share]) -> dict[str, list[int]]:
+        """Bytes of each of them by kind, where all tell; now."""
         memories = [self._late[share].memory() for share in setting]
         kinds = {"card": "device_used", "kv": "kv_used"}
-        found = {}
-        for kind, name in kinds.items():
-            used = [memory[name] for memory in memories if name in memory]
-            if len(used) == len(setting) > 1 and max(used):
-                found[kind] = 1 - min(used) / max(used)
-        return found
+        return {
+            kind: [each[name] for each in memories]
+            for kind, name in kinds.items()
+            if all(name in each for each in memories)
+        }
 
     async def close(self) -> None:
         await asyncio.gather(*(late.close() for late in self._late.values()))
@@ -199,14 +202,15 @@ async def _measured(
     pools = {each: members.of(setting) for each, setting in settings.items()}
     most = max(settings)
     rates: dict[int, list[float]] = {each: [] for each in settings}
-    uneven: dict[str, list[float]] = {}
+    used: dict[str, list[list[int]]] = {}  # by kind: of each device, again and again
     try:
         info = pools[most].info
         answers = {each: [await _said(pool, arguments.new_tokens) for _ in range(2)] for each, pool in pools.items()}
         with tqdm(total=arguments.repeat * len(settings), desc="turns", unit="turn") as bar:
+            await _rate(arguments, pools[most], settings[most], members, {})  # all are warm then
             for _ in range(arguments.repeat):
                 for each, pool in pools.items():
-                    told = uneven if each == most else {}
+                    told = used if each == most else {}
                     rates[each].append(await _rate(arguments, pool, settings[each], members, told))
                     bar.update()
         killed = await _killed(arguments, pools[most], settings[most], members) if arguments.kill else None
@@ -220,7 +224,7 @@ async def _measured(
         "new_tokens": arguments.new_tokens,
         "tokens_per_second": {each: [round(rate, 1) for rate in found] for each, found in rates.items()},
         "ratio": {each: round(median(found) / one, 3) for each, found in rates.items()},
-        "imbalance": {kind: round(fmean(found), 4) for kind, found in uneven.items()},
+        "imbalance": {kind: round(imbalance(found), 4) for kind, found in used.items() if most > 1},
         "same_answers": all(said == answers[min(settings)][0] for each in answers.values() for said in each),
         "answers_compared": SAME,
         "kill": killed,
@@ -241,21 +245,27 @@ async def _rate(
     pool: Pool,
     setting: Sequence[Share],
     members: Members,
-    uneven: dict[str, list[float]],
+    used: dict[str, list[list[int]]],
 ) -> float:
-    """Tokens a second of all streams together."""
+    """Tokens a second of all streams together. Adds to `used`."""
     load = Load(pool, arguments.new_tokens)
     async with load.running(pool.slots):
         await asyncio.sleep(arguments.seconds / 4)
         began, before = time.perf_counter(), load.tokens
         while time.perf_counter() < began + arguments.seconds:
             await asyncio.sleep(BIN_SECONDS)
-            for kind, found in members.imbalance(setting).items():
-                uneven.setdefault(kind, []).append(found)
+            for kind, each in members.used(setting).items():
+                used.setdefault(kind, []).append(each)
         rate = (load.tokens - before) / (time.perf_counter() - began)
     if load.lost:
         raise BackendError(f"{len(load.lost)} of {load.answers + len(load.lost)} answers were lost: {load.lost[0]}")
     return rate
+
+
+def imbalance(used: Sequence[Sequence[int]]) -> float:
+    """How much less than the fullest device the emptiest had over the time, as a share of it."""
+    means = [fmean(each) for each in zip(*used, strict=True)]
+    return 1 - min(means) / max(means) if max(means) else 0.0
 
 
 async def _killed(

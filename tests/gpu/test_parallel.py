@@ -15,6 +15,7 @@ import torch
 
 from engine.backends.late import LateBackend
 from engine.backends.local import LocalBackend
+from engine.cards import Cards
 from engine.config import Config
 from engine.errors import BackendError
 from engine.inference.batcher import Batcher
@@ -106,6 +107,24 @@ def test_every_token_is_the_likeliest_to_the_whole_model_in_fp32(folders, starte
         assert float(short.max()) < TIE * float(scores.std()), (len(prompt), short)
         ties, tokens = ties + int((short > 0).sum()), tokens + len(answer)
     assert ties < 0.15 * tokens, (ties, tokens)
+
+
+def test_left_alone_they_have_shares_where_nvlink_joins_them(folders):
+    linked = Cards().linked(PAIR.split("+"))
+    assert torch.cuda.can_device_access_peer(0, 1) or not linked
+    said = {}
+    for split in ("auto", "layers"):
+        config = Config(model=str(folders["bf16"][0]), devices=PAIR, split=split, precision="fp32", max_vram_gb=4.0)
+        backend = LocalBackend.load(config)
+        assert ("sums of 2" in backend.info.kernel) == (linked and split == "auto"), backend.info.kernel
+        said[split] = asyncio.run(said_by(backend))
+    assert said["auto"] == said["layers"]
+
+
+async def said_by(backend):
+    chunks = [chunk async for chunk in backend.stream(Prompt("A sentence.", "", 40, GREEDY))]
+    await backend.close()
+    return [id_ for chunk in chunks for id_ in chunk.ids]
 
 
 def test_in_eight_bits_and_fp16_too(folders, started):
