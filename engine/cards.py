@@ -23,7 +23,8 @@ class Card:
 
 
 class Cards:
-    """Read from one thread. Without a driver, or without a card, nothing is asked after the first time."""
+    """Read from one thread. A driver that is not there, or has no card, is not asked again; then torch is, where this
+    process computes on cards all the same."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._listed = environ.get("CUDA_VISIBLE_DEVICES")
@@ -35,9 +36,9 @@ class Cards:
         """None is left out but those that the driver cannot read."""
         if self._handles is None:
             self._handles = self._found()
-        if not self._handles:
-            return []
         torch = _torch_on_cards()
+        if not self._handles:
+            return [] if torch is None else _by_torch(torch)
         if torch is not None and not self._counted_by_cuda:
             self._counted_by_cuda = True
             self._handles = self._as_cuda_counts(torch) or self._handles
@@ -125,6 +126,15 @@ def visible(listed: str, uuids: Sequence[str]) -> list[int | str]:
             break
         places.append(fits[0])
     return places if len(set(places)) == len(places) else []
+
+
+def _by_torch(torch: Any) -> list[Card]:
+    cards = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        allocated = int(torch.cuda.memory_reserved(index))
+        cards.append(Card(f"cuda:{index}", torch.cuda.get_device_name(index), total, total - free, allocated))
+    return cards
 
 
 def _torch_on_cards() -> Any:

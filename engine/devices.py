@@ -157,12 +157,6 @@ class Sampler:
         known = any(name for name, _ in places)
         taken = _taken(places, held.memory.process)
         devices = [_of_card(card, taken.get(card.device), not known, limit) for card in self._cards()]
-        for place in sorted(taken.keys() - {each.device for each in devices}):
-            memory = taken[place]
-            if place.startswith("cuda") and memory.device_total:
-                # the driver's library is not there or broken; torch says as much of ours
-                card = Card(place, "CUDA card", memory.device_total, memory.device_used or 0)
-                devices.append(_of_card(card, memory, False, limit))
         if "cpu" in taken or (not any(each.ours for each in devices) and (known or not devices)):
             devices.insert(0, _of_cpu(taken.get("cpu", held.memory), *self._ram()))
         members = [_member(each, self._ram) for each in replicas]

@@ -42,8 +42,6 @@ class Memory:
     weights: int
     kv_used: int
     kv_total: int
-    device_used: int | None
-    device_total: int | None
     workspace: int | None = None
     graphs: int | None = None
     context: int | None = None  # CUDA's own
@@ -56,8 +54,6 @@ def memory_of(by_use: Mapping[str, int], process_bytes: int) -> Memory:
         weights=by_use.get("weights", 0),
         kv_used=by_use.get("kv_used", 0),
         kv_total=by_use.get("kv_total", 0),
-        device_used=by_use.get("device_used"),
-        device_total=by_use.get("device_total"),
         workspace=by_use.get("workspace"),
         graphs=by_use.get("graphs"),
         context=by_use.get("context"),

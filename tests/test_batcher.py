@@ -473,6 +473,13 @@ def test_a_crowd_comes_in_at_full_speed_and_fewer_beside_those_who_run(batch):
     assert beside_one(batch, runner, CROWD) == [[9] * CROWD]
 
 
+def test_who_finds_no_slot_is_not_of_the_crowd(batch):
+    runner = FalseRunner(slots=2, pages=400, beside=5)
+    steps = beside_one(batch, runner, 3 * CROWD)
+    assert steps
+    assert all(sum(tokens) <= 5 for tokens in steps), steps
+
+
 def test_less_comes_in_at_once_of_a_prompt_of_which_much_is_in(batch):
     class Slower(FalseRunner):
         def beside(self, rows, before):

@@ -89,7 +89,7 @@ def test_the_rate_is_of_the_last_seconds_only() -> None:
 def test_memory_comes_from_the_probes() -> None:
     memory = Metrics(lambda: {"weights": 7, "kv_used": 1, "kv_total": 2}, process_bytes=lambda: 9).snapshot().memory
     assert (memory.process, memory.weights, memory.kv_used, memory.kv_total) == (9, 7, 1, 2)
-    assert (memory.device_used, memory.device_total, memory.workspace, memory.graphs) == (None, None, None, None)
+    assert (memory.workspace, memory.graphs, memory.context) == (None, None, None)
 
 
 def test_what_was_measured_before_is_not_measured_again() -> None:

@@ -35,13 +35,13 @@ class Backend(Protocol):
         ...
 
     def memory(self) -> dict[str, int]:
-        """Bytes by use, for the memory line: `weights`, `kv_used`, `kv_total` and, on a card, `device_used`,
-        `device_total`, `workspace`, `graphs`, `context`. And counts, where the cache is paged: `pages_used`,
-        `pages_free`, `preempted` (sequences that had to give their pages back and begin anew, since the start), and
-        where prompts that begin alike are computed once, `prompt_tokens` and `shared_tokens` (those of them that were
-        in the cache already) since the start; and `batch`, the sequences that a step works on. A model over several
-        cards says what it takes on each of them again, as `cuda:1/weights`, and a process for another what it takes of
-        this machine's memory, as `resident`; what comes to the device at every step is `offloaded`."""
+        """Bytes by use, for the memory line: `weights`, `kv_used`, `kv_total` and, on a card, `workspace`, `graphs`,
+        `context`. And counts, where the cache is paged: `pages_used`, `pages_free`, `preempted` (sequences that had to
+        give their pages back and begin anew, since the start), and where prompts that begin alike are computed once,
+        `prompt_tokens` and `shared_tokens` (those of them that were in the cache already) since the start; and `batch`,
+        the sequences that a step works on. A model over several cards says what it takes on each of them again, as
+        `cuda:1/weights`, and a process for another what it takes of this machine's memory, as `resident`; what comes to
+        the device at every step is `offloaded`. It asks no device, which might hold up what runs there."""
         ...
 
     def replicas(self) -> Sequence[Replica]:

@@ -192,7 +192,7 @@ class LocalBackend:
         pages["batch"] = self._batcher.running
         if self._batcher.shares:
             pages |= {"prompt_tokens": counts.prompt_tokens, "shared_tokens": counts.shared_tokens}
-        return taken | {"kv_used": used} | pages | self._batcher.device_bytes
+        return taken | {"kv_used": used} | pages
 
     def replicas(self) -> Sequence[Replica]:
         return ()

@@ -22,7 +22,7 @@ from engine.inference.kv_cache import PAGE_TOKENS, Pages, Table
 from engine.inference.runner import BESIDE_CHUNKS, Chunk, Pending, Runner
 from engine.types import FinishReason, Sampling
 
-CROWD = 4  # who wait, at the least, to be let in at full speed; fewer come in beside those who run
+CROWD = 4  # who can come in, at the least, to do so at full speed; fewer come in beside those who run
 MOST_FAILURES = 3  # of steps one after the other, each with other requests: then it is not the requests
 CLOSE_SECONDS = 10.0  # for the step under way; one that takes longer may never come back, and is left
 GOOD_STEPS = 1_000  # after which twice as many may run again: 5 to 50 s after a device had no room
@@ -125,14 +125,6 @@ class Batcher:
     def kv_bytes(self) -> tuple[int, int]:
         """(in pages that a sequence holds, total)"""
         return self._pages.used * self._page_bytes, self._pages.count * self._page_bytes
-
-    @property
-    def device_bytes(self) -> dict[str, int]:
-        """Of the whole card, whoever uses it; empty on the CPU."""
-        if not self._runner.device.startswith("cuda"):
-            return {}
-        free, total = torch.cuda.mem_get_info(self._runner.device)
-        return {"device_used": total - free, "device_total": total}
 
     @property
     def shares(self) -> bool:
@@ -310,13 +302,13 @@ class Batcher:
 
     def _chunks(self, rows: int, *, firsts: bool = False) -> tuple[list[Chunk], list[Generation]]:
         """What comes in beside so many who run, and whose prompt is in with it. A crowd goes first: where at least as
-        many wait as run, letting them in at full speed keeps fewer waiting. `firsts`: first prompts only, and a crowd
-        of others is none."""
+        many can come in as run, letting them in at full speed keeps fewer waiting. `firsts`: first prompts only, and a
+        crowd of others is none."""
         chunks: list[Chunk] = []
         comers: list[Generation] = []
         halves = [each for each in self._running if each.left and (each.first or not firsts)]  # in by half
         halves.sort(key=lambda each: not each.first)
-        crowd = not rows or (not firsts and len(self._waiting) >= max(CROWD, rows))
+        crowd = not rows or (not firsts and self._comers() >= max(CROWD, rows))
         budget, most = self._runner.prefill_tokens, self._runner.slots if crowd else BESIDE_CHUNKS
         while budget and len(chunks) < most and (sequence := self._next(halves, firsts)) and sequence.table:
             if not crowd:
@@ -344,6 +336,10 @@ class Batcher:
             return halves.pop(0)
         comer = self._admit() if waits or not firsts else None
         return comer or (halves.pop(0) if halves else None)
+
+    def _comers(self) -> int:
+        """How many of those who wait there is a slot for."""
+        return min(len(self._waiting), self._most_running - len(self._running))
 
     def _first_waits(self) -> bool:
         with self._lock:

@@ -129,6 +129,7 @@ class CudaRunner:
             self._beside_long = dict(self._beside)  # tokens that have a long prompt before them
             self._prompt_times: dict[tuple[int, int], float] = {}
             self._stream.wait_stream(torch.cuda.current_stream())  # on which all that was made
+            torch.cuda.empty_cache()  # as a capture does, first of all
             unused, _ = torch.cuda.mem_get_info()
             told(KERNELS_SHARE)
             if graphs:

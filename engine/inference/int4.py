@@ -9,7 +9,7 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 import torch
@@ -383,7 +383,7 @@ class Kernels:
         """In a graph, as it will run: launching one by one from Python takes longer than the kernels do."""
         work(alike[0])
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=_stream_of(self.device), capture_error_mode="thread_local"):
             for index in range(TIMED_LAUNCHES):
                 work(alike[index % len(alike)])
         times: list[float] = []
@@ -395,6 +395,12 @@ class Kernels:
             ended.synchronize()
             times.append(began.elapsed_time(ended) * 1000 / TIMED_LAUNCHES)
         return min(times)
+
+
+@cache
+def _stream_of(device: str) -> torch.cuda.Stream:
+    """To capture on: torch's own is of the card that captured first."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _no_kernel(linear: Int4Linear) -> UnsupportedModel:

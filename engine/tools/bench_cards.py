@@ -31,6 +31,7 @@ from engine.backends.late import LateBackend
 from engine.backends.pool import Pool
 from engine.backends.process import ProcessBackend
 from engine.backends.select import cores_of, resolved
+from engine.cards import Cards
 from engine.config import Config
 from engine.errors import BackendError, ConfigError, Loading
 from engine.inference.sampler import GREEDY
@@ -132,6 +133,7 @@ class Members:
             {},
         )
         config = resolved(asked)
+        self._cards = Cards()
         self._pids: dict[Share, int] = {}  # of the last of each
         self._late = {
             share: LateBackend(partial(self._load, replace(config, devices=share[0]), share), patient=True)
@@ -166,14 +168,13 @@ class Members:
             return False
 
     def used(self, setting: Sequence[Share]) -> dict[str, list[int]]:
-        """Bytes of each of them by kind, where all tell; now."""
-        memories = [self._late[share].memory() for share in setting]
-        kinds = {"card": "device_used", "kv": "kv_used"}
-        return {
-            kind: [each[name] for each in memories]
-            for kind, name in kinds.items()
-            if all(name in each for each in memories)
+        """Bytes of each of them by kind, where all tell; now. Of a card: whoever uses it."""
+        cards = {card.device: card.used_bytes for card in self._cards.read()}
+        kinds = {
+            "card": [cards.get(device) for device, _ in setting],
+            "kv": [self._late[share].memory().get("kv_used") for share in setting],
         }
+        return {kind: [each for each in used if each is not None] for kind, used in kinds.items() if None not in used}
 
     async def close(self) -> None:
         await asyncio.gather(*(late.close() for late in self._late.values()))

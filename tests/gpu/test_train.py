@@ -16,7 +16,11 @@ from tests.checkpoints import quantize_gptq, write_checkpoint
 from tests.gpu.conftest import CARD
 from tests.recipes import write_workshop
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]  # each run compiles its layers
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(600),  # each run compiles its layers
+    pytest.mark.filterwarnings("default"),  # torch's compiler stumbles over its own, of which each version has others
+]
 WIDER = """
 [model]
 hidden_size = 128
