@@ -9,6 +9,7 @@
     python -m engine.tools.bench plan --users 10000 --words-per-minute 30 --curve engine/tools/curves/7b-int4-h200.json
     python -m engine.tools.bench remote --url http://gpu1:8000
     python -m engine.tools.bench serve
+    python -m engine.tools.bench split --model FOLDER --devices cuda:0,cuda:1
 
 `python -m engine.tools.bench PART --help` says more.
 """
@@ -27,6 +28,7 @@ from engine.tools import (
     bench_plan,
     bench_remote,
     bench_serve,
+    bench_split,
 )
 from engine.tools.machine import machine
 
@@ -39,6 +41,7 @@ PARTS = {
     "plan": bench_plan,
     "remote": bench_remote,
     "serve": bench_serve,
+    "split": bench_split,
 }
 
 
