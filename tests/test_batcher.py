@@ -698,7 +698,11 @@ def test_after_a_thousand_good_steps_more_may_run_again_under_load_too(batch, mo
         return real(chunks, slots, tables)
 
     runner.step = failing
-    for answer in [ask(batcher, some_ids(9, seed), 30) for seed in range(100)]:
+    answers = [Answer(some_ids(9, seed), 30) for seed in range(100)]
+    with batcher._wake:
+        batcher._waiting += [answer.generation for answer in answers]
+        batcher._wake.notify()
+    for answer in answers:
         answer.wait()
     assert failed == [8, 4][:times]
     assert max(rows[:49]) == 8 >> times

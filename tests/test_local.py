@@ -388,6 +388,21 @@ def test_the_family_is_read_from_the_name(name, family):
     assert family_of(name, {}) == family
 
 
+@pytest.mark.parametrize(
+    ("card", "family"),
+    [
+        ("# Hy-MT2-7B\nThe successor of HY-MT1.5.", "hy-mt2"),
+        ("---\nbase_model: tencent/HY-MT1.5-7B\n---\nSee Hy-MT2, too.", "hy-mt1.5"),
+        ("# A model", "hy-mt1.5"),
+        ("x" * 5_000 + "Hy-MT2", "hy-mt1.5"),
+    ],
+)
+def test_where_the_name_does_not_tell_the_card_does(card, family, tmp_path):
+    (tmp_path / "README.md").write_text(card)
+    assert family_of(str(tmp_path), {}) == family
+    assert family_of(str(tmp_path), {"yiwen": {"family": "hy-mt2"}}) == "hy-mt2"
+
+
 def test_what_a_checkpoint_says_of_its_family_and_licence_counts_more_than_its_name():
     config = {"yiwen": {"family": "hy-mt1.5", "licence": "MIT"}}
     assert (family_of("Hy-MT2-7B", config), licence_of("Hy-MT2-7B", config)) == ("hy-mt1.5", "MIT")

@@ -28,6 +28,8 @@ _LICENCES: dict[Family, str] = {
     "not affiliated with Tencent",
     "hy-mt2": "Apache-2.0, by Tencent",
 }
+_VERSION = re.compile(r"hy-?mt-?(1\.5|2)", re.IGNORECASE)
+CARD_CHARACTERS = 4_096  # of a model's card, which begins with its name
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ def describe(name: str, folder: Path, config: dict[str, Any], precision: str, de
 
 
 def family_of(name: str, config: dict[str, Any]) -> Family:
-    """What the checkpoint says of itself (`yiwen.family`), else by name: 1.5 and 2 share their config.
+    """What the checkpoint says of itself (`yiwen.family`), else by its name or its card: 1.5 and 2 share their config.
 
     Raises `UnsupportedModel` where it says another.
     """
@@ -103,7 +105,17 @@ def family_of(name: str, config: dict[str, Any]) -> Family:
         raise UnsupportedModel(
             f"config.json says yiwen.family {str(declared)[:40]!r}; it must be {' or '.join(_LICENCES)}."
         )
-    return "hy-mt2" if re.search(r"hy-?mt-?2", name, re.IGNORECASE) else "hy-mt1.5"
+    version = _VERSION.search(name) or _VERSION.search(_card(name))
+    return "hy-mt2" if version and version[1] == "2" else "hy-mt1.5"
+
+
+def _card(name: str) -> str:
+    """The beginning of what its publisher says in the model's folder; nothing where there is none."""
+    try:
+        with (Path(name).expanduser() / "README.md").open(encoding="utf-8", errors="replace") as card:
+            return card.read(CARD_CHARACTERS)
+    except OSError:
+        return ""
 
 
 def licence_of(name: str, config: dict[str, Any]) -> str:
