@@ -35,6 +35,11 @@ _BASE = {
     "system": ("System", "系统"),
     "tagline": ("Translation studio", "翻译工作室"),
     "private": ("Your text stays on this machine.", "您的文本不会离开这台机器。"),
+    "private_host": ("Your text goes to {host} and no further.", "您的文本只发往 {host}，不会再转给别处。"),
+    "private_elsewhere": (
+        "Your text goes to the model's server by way of {host}.",
+        "您的文本经 {host} 发往模型所在的服务器。",
+    ),
     "api": ("For programs: the API", "程序接口 (API)"),
     "help": ("Keyboard and help", "键盘快捷键与帮助"),
     "theme": ("Light or dark", "浅色或深色"),

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import yaml
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from engine.config import Config
 from tests.packaging.dockerfile import ROOT, stages
 from tests.running import running
 from tests.studio import BOX, a_browser
+from ui.blocks import _data
 
 HOST = "anna-yiwen.hf.space"
 VARIABLES = {"SPACE_ID": "anna/yiwen", "SPACE_HOST": HOST, "SYSTEM": "spaces", "GRADIO_SSR_MODE": "True"}
@@ -64,12 +65,36 @@ def test_the_studio_works_in_a_frame_of_the_hub(space: str) -> None:
         page.goto(f"{HUB}/spaces/anna/yiwen")
         studio = page.frame_locator("iframe").first
         studio.locator("body[data-ready=true]").wait_for(state="attached", timeout=20_000)
+        expect(studio.locator("#yw-private")).to_have_text("Your text stays on this machine.")
         studio.locator("#yw-source textarea").fill("The cat sleeps.")
         studio.locator("#yw-translate").click()
         expect(studio.locator(BOX)).to_contain_text("The cat sleeps.")
         page.close()
     assert complaints == []
     assert [url for url in asked if not url.startswith((space, HUB, "data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize(
+    ("remote", "said"),
+    [
+        (False, f"Your text goes to {HOST} and no further."),
+        (True, f"Your text goes to the model's server by way of {HOST}."),
+    ],
+)
+def test_its_page_says_where_a_text_goes(space: str, remote: bool, said: str) -> None:
+    assert '"elsewhere": true' in _data(Config(remote_url=("http://gpu1:8000",)))
+
+    def pass_on(route: Route) -> None:
+        answer = route.fetch(url=route.request.url.replace(f"http://{HOST}", space))
+        text = answer.body().replace(b'"elsewhere": false', b'"elsewhere": true') if remote else answer.body()
+        route.fulfill(response=answer, body=text)
+
+    with a_browser() as browser, browser.new_context(locale="en-US") as context:
+        page = context.new_page()
+        page.route(f"http://{HOST}/**", pass_on)
+        page.goto(f"http://{HOST}/")
+        expect(page.locator("#yw-private")).to_have_text(said, timeout=20_000)
+        page.close()
 
 
 def test_the_readme_describes_a_space_that_the_image_serves(front_matter: dict[str, object]) -> None:

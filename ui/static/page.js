@@ -1,6 +1,6 @@
 // Begins the page: dresses it with words, starts each part, and answers the buttons and keys that belong to none.
 
-import { at, chinese, dress, keep, kept } from "./base.js";
+import { at, chinese, dress, keep, kept, say } from "./base.js";
 import * as documents from "./documents.js";
 import * as pickers from "./pickers.js";
 import * as system from "./system.js";
@@ -55,9 +55,16 @@ function meant({ key, code, ctrlKey, metaKey, shiftKey, altKey, target }) {
   if (key === "Escape") return here && acts.stop;
 }
 
+// Where the reader's text goes, as far as this page can know.
+function goesTo() {
+  if (window.YIWEN.elsewhere) return "private_elsewhere";
+  return /^(localhost|127\.[\d.]+|\[::1\])$/.test(location.hostname) ? "private" : "private_host";
+}
+
 export function boot() {
   document.documentElement.lang = chinese ? "zh-CN" : "en";
   dress(document);
+  at("yw-private").textContent = say(goesTo(), location);
   at("yw-leave").hidden = !window.YIWEN.hasKeys;
   for (const part of [pickers, { begin }, terms, documents, system]) part.begin();
   for (const tab of tabs()) Object.assign(tab, { onclick: () => openTab(tab), onkeydown: walkTabs });
