@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["errors", "log", "version"],
     ["types"],
-    ["balance", "cards", "config", "files", "known_models", "languages", "metrics", "progress", "shape"],
+    ["balance", "cards", "child", "config", "files", "known_models", "languages", "metrics", "progress", "shape"],
     ["alphabets", "licences", "suggestions"],
     [
         "hub",

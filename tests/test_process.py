@@ -24,8 +24,9 @@ from engine.backends import messages
 from engine.backends import process as process_module
 from engine.backends.late import LateBackend
 from engine.backends.messages import Beat, Broken, Close, Failed, Load, Message, Open, Ready, Reported, Told
-from engine.backends.process import ROOT, Line, ProcessBackend
+from engine.backends.process import Line, ProcessBackend
 from engine.backends.select import choose
+from engine.child import ROOT
 from engine.config import Config
 from engine.errors import BackendError, DeviceLost, StartupError, TextTooLong, UnsupportedModel
 from engine.inference.sampler import GREEDY

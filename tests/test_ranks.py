@@ -24,9 +24,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 from engine.backends import process as process_module
 from engine.backends import ranks
 from engine.backends.base import Backend
-from engine.backends.process import ROOT
 from engine.backends.ranks import Others, Rank, as_launched, meeting, rank_of
 from engine.cards import Card
+from engine.child import ROOT
 from engine.config import Config
 from engine.errors import BackendError, ConfigError, StartupError
 from engine.progress import Progress, Stopped

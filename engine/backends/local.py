@@ -22,7 +22,7 @@ from engine.errors import BackendError, ConfigError, TextTooLong, UnsupportedMod
 from engine.footprint import LoadPlan
 from engine.inference.batcher import Batcher, Generation
 from engine.inference.checkpoint import read_config
-from engine.inference.cuda_runner import CudaRunner
+from engine.inference.cuda_runner import CudaRunner, keep_below
 from engine.inference.held import Int4Held
 from engine.inference.int4 import Int4Linear
 from engine.inference.int8 import Int8Rows
@@ -215,7 +215,7 @@ def prepared(config: Config, progress: Progress | None = None) -> tuple[Loaded, 
     _expect(kind, folder, progress)
     torch.set_num_threads(min(plan.threads, torch.get_num_threads()))  # torch does not see a container's quota
     if config.max_vram_gb is not None and plan.device != "cpu" and plan.engine != "onnx":  # which takes none of torch's
-        _set_ceiling(config.max_vram_gb, plan)
+        keep_below(config.max_vram_gb, plan, plan.cards)
     widened, by_kernels = plan.weights == plan.dtype, plan.engine == "cuda" or bool(plan.layers)
     int4 = None if widened else Int4Linear if by_kernels else Int4Held
     int8 = None if widened or by_kernels else Int8Rows
@@ -286,14 +286,6 @@ def runner_of(loaded: Loaded, plan: LoadPlan, config: Config, told: Advance = un
             "a word; use --precision bf16, which widens it."
         )
     return CudaRunner.planned(model, plan, config.deterministic, told)
-
-
-def _set_ceiling(max_vram_gb: float, plan: LoadPlan) -> None:
-    """A bound that the allocator keeps: what is beyond it fails as if the card were full."""
-    own = max_vram_gb * inventory.GB - plan.bytes.context - plan.bytes.graphs
-    for card in plan.cards:
-        total = torch.cuda.get_device_properties(card).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, own / total), card)
 
 
 def _planned(plan: LoadPlan) -> dict[str, int]:

@@ -6,18 +6,16 @@ them, and nothing of what the worker runs.
 import asyncio
 import itertools
 import logging
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
+from engine import child
 from engine.backends import messages
 from engine.backends.messages import (
     BEAT_SECONDS,
@@ -42,7 +40,6 @@ from engine.types import ModelInfo, Prompt, Replica, TokenChunk
 if TYPE_CHECKING:
     from engine.inference.tokenizer import ChatTokenizer
 
-ROOT = Path(__file__).parents[2]
 # A worker is given up that says nothing for so long …
 SILENT_SECONDS = 10.0  # on a machine with more to do than cores, beats come seconds late
 LOADING_SILENT_SECONDS = 60.0  # where Python's lock may be held by what is imported or compiled
@@ -282,27 +279,18 @@ def _put(delivery: Sequence[tuple[_Reader, TokenChunk | YiwenError]]) -> None:
 
 def start(cores: Sequence[int] = ()) -> Line:
     """To a new process, on these cores or on all. Raises `StartupError`."""
-    process = spawn(cores, subprocess.PIPE, subprocess.PIPE)
+    process = spawn(cores)
     assert process.stdin
     assert process.stdout
     return Line(process.stdout, process.stdin, partial(ended, process))
 
 
-def spawn(cores: Sequence[int], incoming: int, outgoing: int) -> subprocess.Popen[bytes]:
-    """A worker that finds our packages wherever we were started. `incoming` and `outgoing` as in `Popen`. Raises
-    `StartupError`."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "engine.backends.worker", *map(str, cores)],
-            stdin=incoming,
-            stdout=outgoing,
-            env=os.environ | {"PYTHONPATH": path},
-        )
-    except OSError as error:
-        raise StartupError(
-            f"No process can be started for the model ({error.strerror}); stop others, or allow more of them."
-        ) from error
+def spawn(
+    cores: Sequence[int], incoming: int = subprocess.PIPE, outgoing: int = subprocess.PIPE
+) -> subprocess.Popen[bytes]:
+    """A worker. As `child.start`."""
+    named = map(str, cores)
+    return child.start("engine.backends.worker", *named, whose="the model", incoming=incoming, outgoing=outgoing)
 
 
 def _ready(line: Line, progress: Progress, name: str) -> Ready:

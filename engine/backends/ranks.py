@@ -252,7 +252,8 @@ def _work(connection: socket.socket, rank: Rank) -> str:
     if not line:
         return ""
     try:
-        process = spawn([int(core) for core in line.split()], connection.fileno(), connection.fileno())
+        here = connection.fileno()
+        process = spawn([int(core) for core in line.split()], incoming=here, outgoing=here)
     except StartupError as error:
         return str(error)
 

@@ -7,7 +7,7 @@ host sends one small array a step and reads one back, a step later. Knows no req
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -25,6 +25,7 @@ from engine.inference.kv_cache import PAGE_TOKENS, Table, pages_of
 from engine.inference.model import HunYuanDense
 from engine.inference.runner import BESIDE_CHUNKS, Chunk
 from engine.inference.sampler import Kind
+from engine.inventory import GB
 from engine.progress import Advance, untold
 from engine.types import Sampling
 
@@ -407,6 +408,14 @@ class CudaRunner:
         ended.synchronize()
         milliseconds: float = began.elapsed_time(ended) / 3
         return milliseconds if self._ranks is None else self._ranks.most(milliseconds)  # by which all decide alike
+
+
+def keep_below(max_vram_gb: float, plan: LoadPlan, cards: Iterable[str]) -> None:
+    """A bound that the allocator keeps on each: what is beyond it fails as if the card were full."""
+    own = max_vram_gb * GB - plan.bytes.context - plan.bytes.graphs
+    for card in cards:
+        total = torch.cuda.get_device_properties(card).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, own / total), card)
 
 
 @cache

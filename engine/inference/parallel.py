@@ -4,7 +4,6 @@ whatever happens there can be ended and begun anew. Knows no requests.
 """
 
 import logging
-import os
 import pickle
 import secrets
 import subprocess
@@ -22,7 +21,7 @@ from typing import IO, Any, Self
 
 import torch
 
-from engine import hardware, inventory
+from engine import child, hardware, inventory
 from engine.config import Config
 from engine.errors import BackendError, ConfigError, StartupError
 from engine.footprint import LoadPlan
@@ -38,7 +37,6 @@ from engine.progress import Progress, Step, Stopped
 from engine.shape import ModelShape
 from engine.types import Sampling
 
-ROOT = Path(__file__).parents[2]
 BEAT_SECONDS = 0.5
 # Ranks are given up that say nothing for so long, while they load or with a step before them. A step of a card takes a
 # second at the most.
@@ -316,18 +314,7 @@ class _Launched:
 
 def _started(rank: int, device: str) -> _Process:
     """Raises `StartupError`."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "engine.inference.rank"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**ENVIRONMENT, **os.environ, "PYTHONPATH": path},
-        )
-    except OSError as error:
-        raise StartupError(
-            f"No process can be started for {device} ({error.strerror}); stop others, or allow more of them."
-        ) from error
+    process = child.start("engine.inference.rank", whose=device, unless_set=ENVIRONMENT)
     assert process.stdin
     assert process.stdout
     return _Process(rank, device, process, process.stdin, process.stdout)

@@ -22,12 +22,11 @@ from engine.config import GC_THRESHOLD
 from engine.errors import BackendError, ConfigError, StartupError, YiwenError
 from engine.inference.checkpoint import load_model, model_config, read_config
 from engine.inference.collective import Group
-from engine.inference.cuda_runner import LONG_FROM, CudaRunner
+from engine.inference.cuda_runner import LONG_FROM, CudaRunner, keep_below
 from engine.inference.int4 import Int4Linear
 from engine.inference.rank_messages import Advanced, Begin, Failed, Ready, Start, Step, step_of
 from engine.inference.runner import Pending, Runner, TorchRunner
 from engine.inference.sharding import Share
-from engine.inventory import GB
 from engine.log import start as start_log
 from engine.progress import Advance
 
@@ -125,9 +124,7 @@ def _runner(start: Start, group: Group, tell: Callable[[object], None]) -> Runne
     share = Share.of(start.rank, count, model_config(config), config)
     torch.set_num_threads(max(1, min(plan.threads, torch.get_num_threads()) // count))
     if start.ceiling_gb is not None:
-        own = start.ceiling_gb * GB - plan.bytes.context - plan.bytes.graphs
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, own / total), device)
+        keep_below(start.ceiling_gb, plan, [device])
 
     def told(step: Literal["weights", "prepare"]) -> Advance:
         return lambda done: tell(Advanced(step, done))
