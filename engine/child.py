@@ -14,13 +14,12 @@ ROOT = Path(__file__).parents[1]
 def start(
     module: str,
     *arguments: str,
-    whose: str,
     incoming: int = subprocess.PIPE,
     outgoing: int = subprocess.PIPE,
     unless_set: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """`python -m module`. `incoming` and `outgoing`: its standard input and output, as `Popen` has them. `whose`: what
-    it is for, in an error. `unless_set`: of its environment, where the user has set nothing. Raises `StartupError`."""
+    """`python -m module`. `incoming` and `outgoing`: its standard input and output, as `Popen` has them. `unless_set`:
+    of its environment, where the user has set nothing. Raises `StartupError`."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     try:
         return subprocess.Popen(
@@ -31,5 +30,5 @@ def start(
         )
     except OSError as error:
         raise StartupError(
-            f"No process can be started for {whose} ({error.strerror}); stop others, or allow more of them."
+            f"No process can be started ({error.strerror}); stop others, or allow more of them."
         ) from error

@@ -20,6 +20,7 @@ from engine.backends.base import Backend
 from engine.benchmark import Benchmark
 from engine.errors import (
     BackendError,
+    DeviceLost,
     EmptyText,
     InvalidRequest,
     SameLanguage,
@@ -148,6 +149,12 @@ class Translator:
     @property
     def info(self) -> ModelInfo:
         return self._backend.info
+
+    @property
+    def lost(self) -> bool:
+        """Whether the model can be had only by a new process, so that this one ends soon."""
+        failed = self._backend.failed
+        return failed.done() and isinstance(failed.result(), DeviceLost)
 
     def replicas(self) -> Sequence[Replica]:
         """Of the model, where there are several."""

@@ -289,8 +289,7 @@ def spawn(
     cores: Sequence[int], incoming: int = subprocess.PIPE, outgoing: int = subprocess.PIPE
 ) -> subprocess.Popen[bytes]:
     """A worker. As `child.start`."""
-    named = map(str, cores)
-    return child.start("engine.backends.worker", *named, whose="the model", incoming=incoming, outgoing=outgoing)
+    return child.start("engine.backends.worker", *map(str, cores), incoming=incoming, outgoing=outgoing)
 
 
 def _ready(line: Line, progress: Progress, name: str) -> Ready:

@@ -2,8 +2,8 @@
 
 `order.json` and `source` are there from the beginning, `cut.jsonl` has the segments it was cut into, `segments.jsonl`
 grows by a line for each that is finished, retried or edited, of which the newest counts, and `answer.json` with
-`result`, or `error.json`, ends it. While there is a `stale`, the result is older than the lines. Each but the lines is
-written whole or not at all.
+`result`, or `error.json`, ends it. While there is a `stale`, the result is older than the lines. `begun.json` is there
+while it is worked on, and so after the process has died at that. Each but the lines is written whole or not at all.
 """
 
 import errno
@@ -80,6 +80,7 @@ class Job:
     stale: bool = False  # whether the result is older than the last of them
     pace: Pace = field(default_factory=Pace)
     work_left: int = 0  # tokens of the sources that are still to be translated
+    deaths: int = 0  # of the process, one after the other, each while it worked on this
 
     @property
     def ended(self) -> bool:
@@ -125,6 +126,7 @@ def jobs_in(shelf: Path) -> list[Job]:
             log.warning("%s holds no document that this Yiwen can read (%s) and is left as it is", path, why(error))
             continue
         _read_end(path, job)
+        job.deaths = _read_begun(path)
         if job.ended:
             job.forget_glossary()
         jobs.append(job)
@@ -146,6 +148,19 @@ def _read_end(folder: Path, job: Job) -> None:
             job.status, job.segments_done, job.segments_total = "done", job.answer.segments, job.answer.segments
     except _DAMAGED as error:
         log.warning("%s has an end that cannot be read (%s) and is done again", folder, why(error))
+
+
+def _read_begun(folder: Path) -> int:
+    try:
+        said = _json(folder / "begun.json")
+        if not isinstance(said, int) or said < 0:
+            raise ValueError("a count is none")
+    except FileNotFoundError:
+        return 0
+    except _DAMAGED as error:
+        log.warning("%s does not say how often it was begun (%s); it is begun once more", folder, why(error))
+        return 0
+    return said
 
 
 def write_order(folder: Path, job: Job, data: bytes) -> None:
@@ -190,6 +205,15 @@ def forget_error(folder: Path) -> None:
     """Raises `NotStored`."""
     with _storing("document"):
         (folder / "error.json").unlink(missing_ok=True)
+
+
+def write_begun(folder: Path, count: int) -> None:
+    """How often it was begun and neither ended nor was stopped in order. Raises `NotStored`."""
+    with _storing("document"):
+        if count:
+            _write_json(folder / "begun.json", count)
+        else:
+            (folder / "begun.json").unlink(missing_ok=True)
 
 
 def forget_stale(folder: Path) -> None:

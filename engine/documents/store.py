@@ -1,7 +1,8 @@
 """Documents under way and done: takes files in, has them translated, keeps what came of it and what is made of it by
 hand. Knows no transport.
 
-Each is a folder (`folder`) in the data folder; what has no end there when the program starts goes on where it stood.
+Each is a folder (`folder`) in the data folder; what has no end there when the program starts goes on where it stood,
+unless the process has died again and again while it worked on that: then it waits until it is asked for.
 Those under way, and a few that were looked at last, are open in memory (`workbench`).
 """
 
@@ -17,7 +18,7 @@ import zipfile
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import ExitStack, aclosing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, TypeVar, get_args
@@ -53,6 +54,8 @@ ZIP_BYTES_IN_MEMORY = 8 * 1024**2  # a larger zip is made on the disk
 ZIP_LEVEL = 1  # a third of the time that the usual one takes, for a sixth more bytes
 ANOTHER_TEMPERATURE = 0.7  # where the model would say the same again: HY-MT's own recommendation
 RETRY_SECONDS = (1, 5, 30)  # after each failure of the model or its host
+MOST_DEATHS = 2  # of the process, one after the other, at work on a document that is begun by itself
+DIED = "process_died"  # the code of what is not begun any more
 NAME_CHARACTERS = 150
 
 log = logging.getLogger(__name__)
@@ -78,6 +81,8 @@ class Documents:
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # who opens or changes one
         self._saving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._doubtful = asyncio.Lock()  # of what may have killed the process one at a time: no other is blamed twice
+        self._at_work: set[str] = set()  # those whose folders say so
         self._coming = 0
         self._taken: files.Taken | None = None
         self._pausing = False
@@ -93,7 +98,14 @@ class Documents:
         self._shelf = self._taken.path
         for job in await self._in_thread(lambda: folder.jobs_in(self._shelf)):
             self._jobs[job.id] = job
-            if not job.ended:
+            if not job.ended and job.deaths >= MOST_DEATHS:
+                log.warning("a document is paused: the process died the last %s times at work on it", job.deaths)
+                told = (
+                    f"Yiwen crashed, was killed or lost its card each of the last {job.deaths} times it worked on this "
+                    "document, so it is paused; what is translated is kept, and goes on once you ask for a retry."
+                )
+                self._fail(job, told, DIED)
+            elif not job.ended:
                 self._begin(job, None)
         await self._remove_all(job.id for job in list(self._jobs.values()) if job.is_old)
         self._refreshing = asyncio.create_task(self._refresh())
@@ -298,6 +310,9 @@ class Documents:
                 assert bench is not None, "what has ended was cut"
                 if not bench.failed():
                     return job
+            if job.deaths >= MOST_DEATHS:  # once more, also where its turn comes after the next start
+                job.deaths = MOST_DEATHS - 1
+                await self._in_thread(lambda: folder.write_begun(self._shelf / job.id, job.deaths))
             await self._in_thread(lambda: folder.forget_error(self._shelf / job.id))
             if self.get(document_id).ended:
                 job.status, job.error = "queued", None
@@ -462,8 +477,9 @@ class Documents:
     async def _run(self, job: Job, file: File | None, retries: bool) -> None:
         place = self._shelf / job.id
         try:
-            async with self._turns:
+            async with self._doubtful if job.deaths else nullcontext(), self._turns:
                 if file is None:
+                    await self._mark(job)
                     file = await self._in_thread(lambda: _read_again(place, job.order))
                 finished = await self._translated(job, file, retries)
                 await self._settle(job, finished)
@@ -478,29 +494,50 @@ class Documents:
         except Exception:  # the end of a task: the document would seem under way for ever
             log.exception("a document failed")
             self._fail(job, "Yiwen made a mistake with this file; its log says more.", YiwenError.code)
+        finally:  # it has ended or is stopped in order, unless the process ends for its card, which is a death too
+            if job.id in self._at_work and not self._translator.lost:
+                self._at_work.discard(job.id)
+                job.deaths = 0
+                self._thread.submit(_forget_deaths, place)  # after what is being written
+
+    async def _mark(self, job: Job) -> None:
+        """To be called before any work, so that the next start knows of it should the process die."""
+        if job.id not in self._at_work:
+            self._at_work.add(job.id)
+            await self._in_thread(lambda: folder.write_begun(self._shelf / job.id, job.deaths + 1))
+
+    async def _rest(self, job: Job) -> None:
+        """To be called before it waits for something: whatever the process dies of then, it is not this."""
+        if job.id in self._at_work:
+            self._at_work.discard(job.id)
+            await self._in_thread(lambda: folder.write_begun(self._shelf / job.id, job.deaths))
 
     async def _translated(self, job: Job, file: File, retries: bool) -> Finished:
         """Tries again what may go better later; what is finished is not asked for twice."""
-        pauses, most = iter(RETRY_SECONDS), 0
+        pauses, most, has_failed = iter(RETRY_SECONDS), 0, False
         while True:
             try:
                 return await self._attempt(job, file, retries)
             except Overloaded as error:
                 pause = error.retry_after_seconds
+                if not has_failed:  # else the process may still die of that
+                    await self._rest(job)
             except BackendError as error:
                 if job.segments_done > most:  # it has got on since
                     pauses, most = iter(RETRY_SECONDS), job.segments_done
                 pause = next(pauses, 0)
                 if not pause:
                     raise
+                has_failed = True
                 log.warning("a document is tried again in %s s: %s", pause, str(error))
             job.status = "queued"
             await asyncio.sleep(pause)
 
     async def _attempt(self, job: Job, file: File, retries: bool) -> Finished:
         model = self._translator.info.name
+        await self._mark(job)
         async with self._changing[job.id]:
-            bench = await self._at_work(job, file)
+            bench = await self._on_bench(job, file)
         asked = bench.failed() if retries else {part.index for part in bench.cut.segments} - bench.done.keys()
         known = {index: done for index, done in bench.done.items() if index not in asked}
         request = _sampled_anew(job.order.request) if retries else job.order.request
@@ -531,7 +568,7 @@ class Documents:
         bench.put(done)
         job.warned, job.edited = len(bench.warned), len(bench.edited)
 
-    async def _at_work(self, job: Job, file: File) -> Workbench:
+    async def _on_bench(self, job: Job, file: File) -> Workbench:
         """The document with what is known of it, to be translated: as it was cut before for this model, or where it was
         done or edited since, when it keeps its segments; else cut anew."""
         if (bench := self._open.get(job.id)) is None:
@@ -618,6 +655,13 @@ async def _stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
     for task in stopping:
         task.cancel()
     await asyncio.gather(*stopping, return_exceptions=True)
+
+
+def _forget_deaths(place: Path) -> None:
+    try:
+        folder.write_begun(place, 0)
+    except NotStored as error:  # the next death would count as one more
+        log.warning("%s", error)
 
 
 def _read_again(place: Path, order: Order) -> File:

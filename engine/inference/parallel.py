@@ -314,7 +314,7 @@ class _Launched:
 
 def _started(rank: int, device: str) -> _Process:
     """Raises `StartupError`."""
-    process = child.start("engine.inference.rank", whose=device, unless_set=ENVIRONMENT)
+    process = child.start("engine.inference.rank", unless_set=ENVIRONMENT)
     assert process.stdin
     assert process.stdout
     return _Process(rank, device, process, process.stdin, process.stdout)
