@@ -86,6 +86,8 @@ def test_a_ceiling_is_a_way_of_its_own(
 def test_nothing_to_compare_is_told(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="nothing to compare; name several --devices, or --max-vram-gb"):
         result_of(capsys, bench, *asked("cuda:0", tiny_checkpoint))
+    with pytest.raises(SystemExit, match="divided over cards, and a ceiling is of one"):
+        result_of(capsys, bench, *asked("cpu", tiny_checkpoint, "--max-vram-gb", 10))
     assert "is not a number above 0" in refusal_of(capsys, bench, "split", "--max-vram-gb", "0")
 
 

@@ -66,6 +66,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _ways(arguments: argparse.Namespace) -> dict[str, Config]:
     cards = arguments.devices.split(",")
+    if not all(card.startswith("cuda:") for card in cards):
+        raise ConfigError("A model is divided over cards, and a ceiling is of one; name them, such as cuda:0,cuda:1.")
     asked = [f"--model={arguments.model}", f"--precision={arguments.precision}", f"--devices={cards[0]}"]
     asked += [f"--max-concurrent={max(arguments.streams)}", f"--deterministic={str(arguments.deterministic).lower()}"]
     whole = resolved(Config.load(asked, {}))
