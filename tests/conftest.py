@@ -29,7 +29,7 @@ from engine.termbase.store import Glossaries
 from engine.translator import Translator
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext
+    from playwright.sync_api import Browser, BrowserContext, Page
 
     from engine.backends.remote import RemoteBackend
 
@@ -147,6 +147,14 @@ def desk(chromium: "Browser") -> Iterator["BrowserContext"]:
     """One for most tests of a module, since its cache saves each of them a second."""
     with chromium.new_context(viewport={"width": 1440, "height": 900}, locale="en-US") as context:
         yield context
+
+
+@pytest.fixture(scope="module")
+def window(desk: "BrowserContext") -> Iterator["Page"]:
+    """One for most tests of a module, who leave it as they found it: to open another takes as long as to load a page.
+    It cannot be had by who changes what goes over a WebSocket, which stays changed."""
+    with desk.new_page() as page:
+        yield page
 
 
 @pytest.fixture(scope="session")

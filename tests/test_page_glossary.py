@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, WebSocket, WebSocketRoute, expect
+from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, WebSocket, WebSocketRoute, expect
 
 from engine.backends.echo import EchoBackend
 from tests.axe import violations
@@ -31,15 +31,27 @@ def address(serve: Serve) -> str:
 
 
 @pytest.fixture
-def studio(desk: BrowserContext, address: str) -> Iterator[Studio]:
+def asked(window: Page) -> Iterator[list[dict[str, Any]]]:
+    """What the page asks for on its sockets, from its first on."""
+    messages: list[dict[str, Any]] = []
+
+    def listen(socket: WebSocket) -> None:
+        socket.on("framesent", lambda frame: messages.append(json.loads(frame)))
+
+    window.on("websocket", listen)
+    yield messages
+    window.remove_listener("websocket", listen)
+
+
+@pytest.fixture
+def studio(window: Page, address: str, asked: list[dict[str, Any]]) -> Iterator[Studio]:
     """At its terms, English to Chinese, and nothing left from a test before."""
     for kept in httpx.get(f"{address}/glossaries").json():
         httpx.delete(f"{address}/glossaries/{kept['id']}")
-    with a_studio(desk, address) as studio:
+    with a_studio(window, address) as studio:
         studio.open("?source=en&target=zh")
         look(studio, "Terms")
         yield studio
-        studio.page.evaluate("localStorage.clear()")
 
 
 def look(studio: Studio, tab: str) -> None:
@@ -117,20 +129,8 @@ def answer_dialogs(studio: Studio, *yes: bool) -> list[str]:
         questions.append(dialog.message)
         dialog.accept() if yes[min(len(questions), len(yes)) - 1] else dialog.dismiss()
 
-    studio.page.on("dialog", answer)
+    studio.hear("dialog", answer)
     return questions
-
-
-def asked(studio: Studio) -> list[dict[str, Any]]:
-    """What the page asks for on its socket from now on; the page is opened for that."""
-    messages: list[dict[str, Any]] = []
-
-    def listen(socket: WebSocket) -> None:
-        socket.on("framesent", lambda frame: messages.append(json.loads(frame)))
-
-    studio.page.on("websocket", listen)
-    again(studio)
-    return messages
 
 
 def translate(studio: Studio, text: str = TEXT) -> None:
@@ -162,14 +162,15 @@ def answering(**done: Any) -> Callable[[WebSocketRoute], None]:
     return lambda socket: socket.on_message(lambda message: answer(socket, message))
 
 
-def test_marks_stand_behind_their_words_down_to_an_empty_last_line(studio: Studio) -> None:
+def test_marks_stand_behind_their_words_down_to_an_empty_last_line(desk: BrowserContext, address: str) -> None:
     place = {"source": "tram", "target": "tram", "count": 1, "used": 1, "places": [[0, 2]], "source_places": [[0, 4]]}
-    studio.page.route_web_socket("**/ws/translate", answering(terms=[place]))
-    again(studio)
-    translate(studio, "tram\n" * 60)
-    ends = studio.page.evaluate(
-        "[...document.querySelectorAll('#yw-source textarea, .yw-mirror')].map(each => each.scrollHeight)"
-    )
+    with a_studio(desk, address) as studio:
+        studio.page.route_web_socket("**/ws/translate", answering(terms=[place]))
+        studio.open("?source=en&target=zh")
+        translate(studio, "tram\n" * 60)
+        ends = studio.page.evaluate(
+            "[...document.querySelectorAll('#yw-source textarea, .yw-mirror')].map(each => each.scrollHeight)"
+        )
     assert len(ends) == 2
     assert ends[0] == ends[1]
 
@@ -318,8 +319,7 @@ def test_a_glossary_that_is_deleted_while_it_is_edited_is_stored_anew(studio: St
     studio.complaints.clear()  # the browser's own line about the status
 
 
-def test_quick_terms_outlast_the_page_and_go_along(studio: Studio) -> None:
-    messages = asked(studio)
+def test_quick_terms_outlast_the_page_and_go_along(studio: Studio, asked: list[dict[str, Any]]) -> None:
     press(studio, "Add a term")
     expect(cell(studio, 0, "Term")).to_be_focused()
     studio.page.keyboard.insert_text("tram 😀")  # as an input method does: no key is pressed
@@ -329,7 +329,7 @@ def test_quick_terms_outlast_the_page_and_go_along(studio: Studio) -> None:
     translate(studio, "The tram 😀 leaves.")
     expect(studio.page.locator("#yw-notes .yw-term-used")).to_have_text(re.compile("^tram 😀 kept 1 of 1"))
     expect(studio.page.locator("#yw-uses")).to_have_text("Terms: Quick terms (1)")
-    assert (messages[-1]["glossary"], messages[-1]["glossary_id"]) == ([{"source": "tram 😀", "target": ""}], "")
+    assert (asked[-1]["glossary"], asked[-1]["glossary_id"]) == ([{"source": "tram 😀", "target": ""}], "")
 
 
 def test_quick_terms_become_a_glossary_of_the_pair_above(studio: Studio, address: str) -> None:
@@ -450,26 +450,29 @@ def test_a_removed_glossary_is_gone_and_not_used(studio: Studio, address: str) -
     expect(studio.page.locator("#yw-uses")).to_be_empty()
 
 
-def test_a_choice_is_kept_over_a_reload_and_counts_before_the_page_has_its_list(studio: Studio) -> None:
+def test_a_choice_is_kept_over_a_reload_and_counts_before_the_page_has_its_list(
+    studio: Studio, asked: list[dict[str, Any]]
+) -> None:
     glossary_id = send_well(studio)
     studio.page.route("**/glossaries", lambda route: route.abort())
-    messages = asked(studio)
+    again(studio)
     said(studio, re.compile("^The server cannot be reached"))
     expect(studio.page.locator(PICKER)).to_have_value(glossary_id)
     translate(studio)
-    assert messages[-1]["glossary_id"] == glossary_id
+    assert asked[-1]["glossary_id"] == glossary_id
     studio.complaints.clear()  # the browser's own line about the request
 
 
-def test_a_glossary_of_another_pair_is_not_sent_and_both_tabs_say_so(studio: Studio) -> None:
-    messages = asked(studio)
+def test_a_glossary_of_another_pair_is_not_sent_and_both_tabs_say_so(
+    studio: Studio, asked: list[dict[str, Any]]
+) -> None:
     send_well(studio)
     studio.choose("#yw-to", "French")
     sentence = "No terms: trams is for English → Chinese"
     for line in ("#yw-terms-use", "#yw-uses"):
         expect(studio.page.locator(line)).to_have_text(sentence)
     translate(studio)
-    assert messages[-1]["glossary_id"] == ""
+    assert asked[-1]["glossary_id"] == ""
     assert studio.shown() == TEXT
     studio.choose("#yw-to", "Chinese")
     expect(studio.page.locator("#yw-uses")).to_have_text("Terms: trams (2)")
@@ -500,13 +503,12 @@ def test_a_chosen_glossary_counts_for_documents(studio: Studio, address: str) ->
     assert [term["source"] for term in httpx.get(f"{address}/documents/{ids[0]}").json()["terms"]] == ["tram"]
 
 
-def test_the_language_named_last_is_the_hint_for_the_next_text(studio: Studio) -> None:
-    messages = asked(studio)
+def test_the_language_named_last_is_the_hint_for_the_next_text(studio: Studio, asked: list[dict[str, Any]]) -> None:
     studio.choose("#yw-from", "French")
     studio.choose("#yw-from", "Detect language")
     translate(studio, "Taxi, Marathon")
     expect(studio.page.locator("#yw-guess")).to_contain_text("French")
-    assert (messages[-1]["source_lang"], messages[-1]["source_hint"]) == ("", "fr")
+    assert (asked[-1]["source_lang"], asked[-1]["source_hint"]) == ("", "fr")
 
 
 def test_of_a_thousand_terms_thirty_are_noted(desk: BrowserContext, address: str) -> None:
