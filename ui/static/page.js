@@ -8,15 +8,14 @@ import * as terms from "./terms.js";
 import { acts, begin } from "./tools.js";
 
 const DARK = matchMedia("(prefers-color-scheme: dark)");
+const HERE = /^(localhost|127\.[\d.]+|\[::1\])$/; // names of the reader's own machine
 
 // Gradio sets `dark` by the system; what the reader chose counts more.
 const paintTheme = () => document.body.classList.toggle("dark", kept("dark", DARK.matches));
 
 Object.assign(acts, {
   help: () => at("yw-sheet").showModal(),
-  theme() {
-    keep("dark", document.body.classList.toggle("dark"));
-  },
+  theme: () => keep("dark", document.body.classList.toggle("dark")),
   language() {
     keep("language", chinese ? "en" : "zh");
     location.reload();
@@ -55,16 +54,11 @@ function meant({ key, code, ctrlKey, metaKey, shiftKey, altKey, target }) {
   if (key === "Escape") return here && acts.stop;
 }
 
-// Where the reader's text goes, as far as this page can know.
-function goesTo() {
-  if (window.YIWEN.elsewhere) return "private_elsewhere";
-  return /^(localhost|127\.[\d.]+|\[::1\])$/.test(location.hostname) ? "private" : "private_host";
-}
-
 export function boot() {
   document.documentElement.lang = chinese ? "zh-CN" : "en";
   dress(document);
-  at("yw-private").textContent = say(goesTo(), location);
+  const goesTo = HERE.test(location.hostname) ? "private" : "private_host";
+  at("yw-private").textContent = say(window.YIWEN.elsewhere ? "private_elsewhere" : goesTo, location);
   at("yw-leave").hidden = !window.YIWEN.hasKeys;
   for (const part of [pickers, { begin }, terms, documents, system]) part.begin();
   for (const tab of tabs()) Object.assign(tab, { onclick: () => openTab(tab), onkeydown: walkTabs });
