@@ -176,7 +176,7 @@ def _data(config: Config) -> str:
         },
         "maxTextTokens": config.max_text_tokens,
         "hasKeys": config.api_keys is not None,
-        "elsewhere": bool(config.remote_url),
+        "goesTo": "private_elsewhere" if config.remote_url else None,  # what the footer says of the reader's text
         "examples": EXAMPLES,
     }
     as_script = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")  # a name cannot end the script

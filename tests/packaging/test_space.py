@@ -82,11 +82,12 @@ def test_the_studio_works_in_a_frame_of_the_hub(space: str) -> None:
     ],
 )
 def test_its_page_says_where_a_text_goes(space: str, remote: bool, said: str) -> None:
-    assert '"elsewhere": true' in _data(Config(remote_url=("http://gpu1:8000",)))
+    elsewhere = '"goesTo": "private_elsewhere"'
+    assert elsewhere in _data(Config(remote_url=("http://gpu1:8000",)))
 
     def pass_on(route: Route) -> None:
         answer = route.fetch(url=route.request.url.replace(f"http://{HOST}", space))
-        text = answer.body().replace(b'"elsewhere": false', b'"elsewhere": true') if remote else answer.body()
+        text = answer.body().replace(b'"goesTo": null', elsewhere.encode()) if remote else answer.body()
         route.fulfill(response=answer, body=text)
 
     with a_browser() as browser, browser.new_context(locale="en-US") as context:

@@ -8,7 +8,7 @@ import * as terms from "./terms.js";
 import { acts, begin } from "./tools.js";
 
 const DARK = matchMedia("(prefers-color-scheme: dark)");
-const HERE = /^(localhost|127\.[\d.]+|\[::1\])$/; // names of the reader's own machine
+const HERE = /^(localhost|127\.[\d.]+|\[::1\])$/.test(location.hostname); // on the reader's own machine
 
 // Gradio sets `dark` by the system; what the reader chose counts more.
 const paintTheme = () => document.body.classList.toggle("dark", kept("dark", DARK.matches));
@@ -57,8 +57,7 @@ function meant({ key, code, ctrlKey, metaKey, shiftKey, altKey, target }) {
 export function boot() {
   document.documentElement.lang = chinese ? "zh-CN" : "en";
   dress(document);
-  const goesTo = HERE.test(location.hostname) ? "private" : "private_host";
-  at("yw-private").textContent = say(window.YIWEN.elsewhere ? "private_elsewhere" : goesTo, location);
+  at("yw-private").textContent = say(window.YIWEN.goesTo ?? (HERE ? "private" : "private_host"), location);
   at("yw-leave").hidden = !window.YIWEN.hasKeys;
   for (const part of [pickers, { begin }, terms, documents, system]) part.begin();
   for (const tab of tabs()) Object.assign(tab, { onclick: () => openTab(tab), onkeydown: walkTabs });
