@@ -216,6 +216,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_gets_its_room_back(
         answers(folder)
     full.value.__traceback__ = None  # whose frames hold what was loaded
     del full
+    gc.collect()  # as whoever tries again does; Python 3.13 leaves a circle
     assert list(cache.glob("*/")) == []
 
 
