@@ -1,5 +1,5 @@
-"""The CUDA cards that this process may see, and how full they are, as NVIDIA's driver says (NVML). Opens no context on
-any: a process that runs on the CPU leaves them alone. Knows no model."""
+"""The CUDA cards that this process may see, how full they are and how linked, as NVIDIA's driver says (NVML). Opens no
+context on any: a process that runs on the CPU leaves them alone. Knows no model."""
 
 import importlib
 import logging

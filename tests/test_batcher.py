@@ -547,6 +547,21 @@ def test_a_first_prompt_comes_in_before_the_rest_and_on_the_cpu_before_the_next_
     assert all(rows for _, rows in steps[:2])
 
 
+def test_on_the_cpu_first_prompts_come_by_steps_of_their_own_however_many_wait_for_a_slot(batch):
+    runner, late = FalseRunner(slots=2, pages=100, ahead=False, beside=20), []
+    batcher = batch(runner)
+
+    def then(answer):
+        if len(answer.tokens) == 3:
+            late.extend(Answer(some_ids(9, seed), 5 + seed, first=True) for seed in range(3 * CROWD))
+            with batcher._wake:
+                batcher._waiting.extendleft(reversed([each.generation for each in late]))
+
+    assert ask(batcher, some_ids(5, 99), 60, then=then).wait() == solo(some_ids(5, 99), 60)
+    assert [each.wait() for each in late] == [solo(some_ids(9, seed), 5 + seed) for seed in range(3 * CROWD)]
+    assert sum(tokens == [9] and not rows for tokens, rows in runner.launched) > 2 * CROWD
+
+
 def test_a_first_prompt_that_finds_no_slot_has_that_of_who_came_last_and_all_are_answered(batch, ahead):
     batcher, late, ended = batch(FalseRunner(slots=2, ahead=ahead)), [], []
 

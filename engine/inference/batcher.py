@@ -297,18 +297,19 @@ class Batcher:
         if not rows or self._rows_waited or self._runner.ahead:
             return [], []
         with self._lock:
-            crowd = self._firsts() >= max(CROWD, rows)  # which comes in at full speed
-        return ([], []) if crowd else self._chunks(rows, firsts=True)
+            waiting = self._firsts()
+        if self._is_crowd(waiting, rows):  # which comes in at full speed
+            return [], []
+        return self._chunks(rows, firsts=True)
 
     def _chunks(self, rows: int, *, firsts: bool = False) -> tuple[list[Chunk], list[Generation]]:
-        """What comes in beside so many who run, and whose prompt is in with it. A crowd goes first: where at least as
-        many can come in as run, letting them in at full speed keeps fewer waiting. `firsts`: first prompts only, and a
-        crowd of others is none."""
+        """What comes in beside so many who run, and whose prompt is in with it. A crowd goes first, which keeps fewer
+        waiting. `firsts`: first prompts only, and a crowd of others is none."""
         chunks: list[Chunk] = []
         comers: list[Generation] = []
         halves = [each for each in self._running if each.left and (each.first or not firsts)]  # in by half
         halves.sort(key=lambda each: not each.first)
-        crowd = not rows or (not firsts and self._comers() >= max(CROWD, rows))
+        crowd = not rows or (not firsts and self._is_crowd(len(self._waiting), rows))
         budget, most = self._runner.prefill_tokens, self._runner.slots if crowd else BESIDE_CHUNKS
         while budget and len(chunks) < most and (sequence := self._next(halves, firsts)) and sequence.table:
             if not crowd:
@@ -337,9 +338,9 @@ class Batcher:
         comer = self._admit() if waits or not firsts else None
         return comer or (halves.pop(0) if halves else None)
 
-    def _comers(self) -> int:
-        """How many of those who wait there is a slot for."""
-        return min(len(self._waiting), self._most_running - len(self._running))
+    def _is_crowd(self, waiting: int, rows: int) -> bool:
+        """Whether there are slots for at least as many of those who wait as run."""
+        return min(waiting, self._most_running - len(self._running)) >= max(CROWD, rows)
 
     def _first_waits(self) -> bool:
         with self._lock:
