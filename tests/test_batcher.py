@@ -677,6 +677,27 @@ def test_a_step_that_fails_is_told_to_all_in_the_batch_and_the_next_request_work
 
 
 @pytest.mark.parametrize("step", ["begin", "step"])
+def test_a_step_that_fails_since_the_runner_has_ended_is_told_as_that_end(batch, step):
+    runner = FalseRunner()
+    batcher, real, found = batch(runner), getattr(runner, step), []
+
+    def failing(*args):
+        if batcher.running == 2:
+            batcher.abandon(BackendError("Its process ended."))
+            raise BackendError("It cannot be reached.")
+        return real(*args)
+
+    setattr(runner, step, failing)
+    broken = [Answer(some_ids(8, seed), FAR, then=lambda _: found.append(batcher.failed.done())) for seed in range(2)]
+    for answer in broken:
+        batcher.submit(answer.generation)
+    for answer in broken:
+        answer.wait()
+        assert str(answer.error) == "Its process ended."
+    assert found[-2:] == [True, True]  # who asks again, once told, does not come here
+
+
+@pytest.mark.parametrize("step", ["begin", "step"])
 def test_out_of_memory_the_batch_gets_smaller_and_every_answer_is_right(batch, ahead, step):
     runner, seen = FalseRunner(slots=8, ahead=ahead), []
     batcher, real = batch(runner), getattr(runner, step)

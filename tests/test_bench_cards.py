@@ -3,6 +3,9 @@
 import asyncio
 import os
 import weakref
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,26 +13,40 @@ import pytest
 from engine.backends import late as late_module
 from engine.errors import BackendError
 from engine.tools import bench, bench_cards
+from engine.types import Prompt, TokenChunk
 from tests.commands import result_of
 from tests.streams import Numbering
 
 
 class Process(Numbering):
-    def __init__(self) -> None:
+    def __init__(self, asked: list[str]) -> None:
         super().__init__(0.002, slots=4)
-        self.pid = 0
+        self.pid, self._asked = 0, asked
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
+        if not prompt.made:
+            self._asked.append(prompt.text)
+        async with aclosing(super().stream(prompt)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
 
 Made = list[weakref.ref[Process]]
 
 
 @pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> Made:
+def asked() -> list[str]:
+    """Of all processes, in order."""
+    return []
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> Made:
     """Those that are loaded; to kill the one with a number is to let it fail."""
     made: Made = []
 
     def load(*_: object) -> Process:
-        process = Process()
+        process = Process(asked)
         process.pid = len(made)
         made.append(weakref.ref(process))
         return process
@@ -50,7 +67,7 @@ FLAGS = ["cards", "--devices", "cuda:0,cuda:1,cuda:2", "--counts", "1,3", "--sec
 
 
 def test_more_devices_say_more_and_the_same(
-    processes: Made, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+    processes: Made, asked: list[str], tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result, said = result_of(capsys, bench, *FLAGS, "--model", str(tiny_checkpoint))
     assert len(processes) == 3  # each in both numbers of them
@@ -59,6 +76,8 @@ def test_more_devices_say_more_and_the_same(
     assert result["same_answers"]
     assert result["kill"] is None
     assert "| 3 |" in said
+    under_load = asked[2 * 2 * bench_cards.SAME :]  # after the answers that are compared
+    assert len(set(under_load)) == len(under_load) > 3 * 4  # where one comes again its pages are still there
 
 
 @pytest.mark.parametrize("numbers", [True, False])
@@ -113,7 +132,7 @@ def test_too_few_devices_are_told(flags: list[str], said: str, monkeypatch: pyte
 
 def test_streams_that_end_by_themselves_fail_the_run() -> None:
     async def run() -> None:
-        load = bench_cards.Load(pool=None, new_tokens=1)  # type: ignore[arg-type]
+        load = bench_cards.Load(pool=None, new_tokens=1, asked=count())  # type: ignore[arg-type]
         async with load.running(2):
             await asyncio.sleep(0.01)
 

@@ -20,8 +20,10 @@ class Process(Numbering):
     def __init__(self, config: Config) -> None:
         super().__init__({"tensor": 0.002, "layers": 0.008}.get(config.split, 0.004), slots=8)
         self.config, self.closed = config, False
+        self.asked: list[str] = []
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[TokenChunk, None]:
+        self.asked.append(prompt.text)
         made = 0
         async for chunk in super().stream(prompt):
             made += chunk.tokens
@@ -61,6 +63,7 @@ def test_one_card_is_compared_with_two_that_share_the_model(
         ("cuda:0+cuda:1", "layers"),
     ]
     assert all(each.closed and each.config.max_concurrent == 3 for each in processes)
+    assert all(len(set(each.asked)) == 1 + 2 * (1 + 3) for each in processes)  # none twice: its pages are still there
     alone, tensor, layers = result["ways"].values()
     for way in (alone, tensor, layers):
         for told in ("tokens_per_second", "first_token_ms"):

@@ -195,6 +195,8 @@ class Batcher:
                 self._round()
             except Exception as error:  # the thread's last resort: whoever is in the batch is told, the next go on
                 failed = error
+            if failed and self._lost:  # by which it failed: nobody is to ask again before the end is told
+                continue
             if failed and _is_out_of_memory(failed):
                 self._step_back(_bare(failed))
             elif failed:

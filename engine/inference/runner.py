@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.inference.kv_cache import PAGE_TOKENS, Table, pages_of
 from engine.inference.model import Attend, HunYuanDense
@@ -27,6 +28,9 @@ CPU_BESIDE_TOKENS = 8
 BESIDE_CHUNKS = 4  # prompts in a step while rows run: what a step of fixed size, captured in a graph, has room for
 CUDA_PREFILL_TOKENS = 4_096  # without kernels of our own a step of either size takes a small model as long:
 CUDA_BESIDE_TOKENS = 1_024  # launching is what costs
+# Not cuDNN's attention, which torch prefers on Hopper: it is planned anew for every length, and a step has a new one
+# each time.
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +299,7 @@ class TorchRunner:
             chosen.append(self._choose(self.scores_of_next(newest, tables), slots))
         return Chosen(torch.cat(chosen))
 
+    @sdpa_kernel(ATTENTION)
     @torch.inference_mode()
     def scores_after(self, chunks: Sequence[Chunk]) -> Tensor:
         """Takes in chunks; the scores after each that is the last of its prompt: [those, vocab_size]."""
@@ -306,6 +311,7 @@ class TorchRunner:
         after = [end - 1 for end, chunk in zip(ends, chunks, strict=True) if chunk.last]
         return self._model.logits(hidden[0, tensor(after)]) if after else hidden[0, :0]
 
+    @sdpa_kernel(ATTENTION)
     @torch.inference_mode()
     def scores_of_next(self, tokens: Tensor, tables: Sequence[Table]) -> Tensor:
         """Takes in one token of each table's sequence, int64 [rows]; the scores of the next: [rows, vocab_size]."""

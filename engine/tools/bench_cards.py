@@ -72,10 +72,10 @@ class Load:
 
     pool: Pool
     new_tokens: int
+    asked: "numbers[int]"  # of prompts: where one comes again, its pages are still there
     tokens: int = 0  # that have come
     answers: int = 0
     lost: list[str] = field(default_factory=list)  # why, each
-    asked: "numbers[int]" = field(default_factory=numbers)
 
     async def stream(self) -> None:
         while True:
@@ -133,6 +133,7 @@ class Members:
             {},
         )
         config = resolved(asked)
+        self.asked = numbers(SAME)
         self._cards = Cards()
         self._pids: dict[Share, int] = {}  # of the last of each
         self._late = {
@@ -249,7 +250,7 @@ async def _rate(
     used: dict[str, list[list[int]]],
 ) -> float:
     """Tokens a second of all streams together. Adds to `used`."""
-    load = Load(pool, arguments.new_tokens)
+    load = Load(pool, arguments.new_tokens, members.asked)
     async with load.running(pool.slots):
         await asyncio.sleep(arguments.seconds / 4)
         began, before = time.perf_counter(), load.tokens
@@ -273,7 +274,7 @@ async def _killed(
     arguments: argparse.Namespace, pool: Pool, setting: Sequence[Share], members: Members
 ) -> dict[str, Any]:
     """What becomes of a full load when the process of the last device is killed."""
-    load = Load(pool, arguments.new_tokens)
+    load = Load(pool, arguments.new_tokens, members.asked)
     marks: list[tuple[float, int]] = []  # (seconds, tokens until then)
     killed_at = rejoined_at = ended_at = 0.0
     async with load.running(pool.slots):

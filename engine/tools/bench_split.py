@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from itertools import count as numbers
+from itertools import islice
 from statistics import fmean, median
 from typing import Any
 
@@ -89,12 +91,13 @@ async def _measured(config: Config, arguments: argparse.Namespace, name: str) ->
     backend = await asyncio.to_thread(ProcessBackend.load, config)
     ready = time.perf_counter() - began
     rounds: dict[int, list[list[Said]]] = {streams: [] for streams in arguments.streams}
+    asked = numbers()  # no prompt comes again, whose pages would still be there
     try:
-        await _said(backend, 1, WARM_TOKENS)
+        await _said(backend, [next(asked)], WARM_TOKENS)
         with tqdm(total=arguments.repeat * len(rounds), desc=name, unit="round") as bar:
             for _ in range(arguments.repeat):
                 for streams, said in rounds.items():
-                    said.append(await _said(backend, streams, arguments.new_tokens))
+                    said.append(await _said(backend, [*islice(asked, streams)], arguments.new_tokens))
                     bar.update()
         info, memory = backend.info, backend.memory()
     finally:
@@ -112,7 +115,7 @@ async def _measured(config: Config, arguments: argparse.Namespace, name: str) ->
     return told, [said.ids for said in rounds[max(rounds)][0]]
 
 
-async def _said(backend: Backend, streams: int, new_tokens: int) -> list[Said]:
+async def _said(backend: Backend, asked: Sequence[int], new_tokens: int) -> list[Said]:
     async def one(prompt: Prompt) -> Said:
         said = Said([], [])
         async with aclosing(backend.stream(replace(prompt, max_new_tokens=new_tokens))) as chunks:
@@ -122,7 +125,7 @@ async def _said(backend: Backend, streams: int, new_tokens: int) -> list[Said]:
         return said
 
     began = time.perf_counter()
-    return await asyncio.gather(*(one(question(number, new_tokens)) for number in range(streams)))
+    return await asyncio.gather(*(one(question(number, new_tokens)) for number in asked))
 
 
 def _rate(said: Sequence[Said]) -> float:
