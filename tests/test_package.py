@@ -143,6 +143,13 @@ def test_a_part_that_is_missing_or_damaged_is_refused_when_it_is_read():
     assert "no part d.xml" in sentence(zipped(PARTS), read="d.xml")
 
 
+def test_a_zip_without_parts_is_refused():
+    made = io.BytesIO()
+    zipfile.ZipFile(made, "w").close()
+    assert "holds nothing" in sentence(made.getvalue())
+    assert "holds nothing" in sentence(b"something else" + made.getvalue())
+
+
 @given(st.data())
 def test_a_zip_that_was_tampered_with_never_crashes(data):
     zip_bytes = bytearray(zipped(PARTS))

@@ -119,6 +119,8 @@ def unpack(data: bytes, suffix: str) -> Package:
         if len(members) == MOST_MEMBERS:
             raise BadDocument(f"The file holds more than {MOST_MEMBERS:,} parts; send a smaller one.")
         members[name] = member
+    if not members:
+        raise BadDocument(f"The {suffix} holds nothing; save the document anew and send that.")
     _within_bounds(members)
     return Package(data, _with_ends(members, directory), directory, data[end:])
 
