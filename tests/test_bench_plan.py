@@ -6,12 +6,13 @@ import random
 import time
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 
-from engine.tools import bench, bench_plan
+from engine.tools import bench, bench_plan, measured
 from engine.tools.bench_plan import Load
-from engine.tools.measured import Step, fitted
+from engine.tools.measured import Step, Timed, fitted
 from engine.tools.simulated import Curve, Part, Request, between, on_a_jumping_clock, simulate
 from tests.commands import call, refusal_of, result_of
 
@@ -128,6 +129,27 @@ def test_a_curve_is_read_off_steps_of_all_kinds():
     rows, alone, beside, token = fitted(steps)
     assert dict(rows)[4] == pytest.approx(0.014)
     assert (alone, beside, token) == pytest.approx((0.020, 0.008, 0.001))
+
+
+def test_what_is_done_between_steps_counts_while_anybody_is_under_way(monkeypatch):
+    clock = SimpleNamespace(now=1.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(measured, "time", clock)
+    chunk = SimpleNamespace(ids=[0] * 30)
+    runner = SimpleNamespace(step=lambda *_: SimpleNamespace(tokens=list))
+    timed = Timed(runner)
+
+    def step(chunks, rows, running, after):
+        clock.now += after
+        timed.running = lambda: running
+        pending = runner.step([chunk] * chunks, [*range(rows)], [None] * rows)
+        clock.now += 0.010
+        pending.tokens()
+        return timed.steps[-1]
+
+    assert step(1, 0, running=1, after=5.0) == Step(0, 30, pytest.approx(0.010))  # nobody was there
+    assert step(0, 1, running=1, after=0.004) == Step(1, 0, pytest.approx(0.014))
+    assert step(2, 0, running=3, after=0.004) == Step(0, 60, pytest.approx(0.014))  # a row waits for these
+    assert step(1, 0, running=1, after=5.0) == Step(0, 30, pytest.approx(0.010))
 
 
 def planned(capsys, *options):

@@ -16,7 +16,8 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, cycle
+from itertools import count as numbers
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,7 +52,7 @@ MOST_TIMES_CARDS = 16  # as many
 
 # The check
 CHECK_LOADS = (0.5, 1.2)  # of what the machine can do
-CHECK_SECONDS = 20.0
+CHECK_SECONDS = 45.0
 CHECK_TURNS = 3
 SAMPLE_SECONDS = 50_000.0  # of a word a second: a thousand requests
 
@@ -122,6 +123,11 @@ class Load:
         )
 
 
+def _load(arguments: argparse.Namespace, segment_tokens: int, words_a_second: float = 1.0) -> Load:
+    segment_tokens = arguments.segment_tokens or segment_tokens
+    return Load(words_a_second, arguments.words_per_request, arguments.tokens_per_word, segment_tokens)
+
+
 def _share(dice: random.Random) -> float:
     return ANSWER_SHARE * math.exp(dice.gauss(0, ANSWER_SPREAD))
 
@@ -147,7 +153,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def plan(curve: Curve, arguments: argparse.Namespace) -> dict[str, Any]:
     """The fewest cards of which 99 in 100 requests have their first token in time, and how these fare."""
     words = arguments.users * arguments.words_per_minute / 60
-    load = Load(words, arguments.words_per_request, arguments.tokens_per_word, curve.segment_tokens)
+    load = _load(arguments, curve.segment_tokens, words)
     seconds = max(LEAST_SECONDS, REQUESTS / (1 - WARM) * arguments.words_per_request / words)
     requests = load.draw(seconds, arguments.seed)
     limit_ms: float = arguments.first_token_ms
@@ -364,31 +370,34 @@ async def _measured(arguments: argparse.Namespace) -> tuple[Curve, dict[str, Any
     try:
         if arguments.check:
             return await _checked(real, arguments)
-        return _as_asked(real.curve(await _steps(real, arguments)), arguments), {}
+        steps = await _steps(real, _load(arguments, real.segment_tokens), arguments.seed)
+        return _as_asked(real.curve(steps), arguments), {}
     finally:
         await real.close()
 
 
-async def _steps(real: Real, arguments: argparse.Namespace) -> list[Step]:
-    tokens = round(SENTENCE_WORDS * arguments.tokens_per_word)
-    return await real.measured(TEMPLATE_TOKENS + tokens, round(ANSWER_SHARE * tokens))
+async def _steps(real: Real, load: Load, seed: int) -> list[Step]:
+    """Of segments as they are in such a load: what a row takes grows with what it looks back at."""
+    parts = [part for request in load.draw(SAMPLE_SECONDS, seed) for part in request.parts]
+    return await real.measured(cycle(parts))
 
 
 async def _checked(real: Real, arguments: argparse.Namespace) -> tuple[Curve, dict[str, Any]]:
     """The curve; and for each share of what the machine can do what came of it, there and in the simulation, by turns:
     the curve of one is what was measured before and after it, since others may be at work here too. With the curve of
     the very steps of that turn the error is that of the simulation alone."""
-    every = before = await _steps(real, arguments)
+    load = _load(arguments, real.segment_tokens)
+    seeds = numbers(arguments.seed)
+    every = before = await _steps(real, load, next(seeds))
     curve = _as_asked(real.curve(before), arguments)
-    given = arguments.words_per_request, arguments.tokens_per_word, curve.segment_tokens
-    a_word = work(curve, Load(1.0, *given).draw(SAMPLE_SECONDS, arguments.seed)) / SAMPLE_SECONDS
+    a_word = work(curve, load.draw(SAMPLE_SECONDS, arguments.seed)) / SAMPLE_SECONDS
     result: dict[str, Any] = {}
     for share, turn in tqdm([(share, turn) for share in CHECK_LOADS for turn in range(CHECK_TURNS)], unit="turn"):
-        requests = Load(share / a_word, *given).draw(CHECK_SECONDS, arguments.seed + turn)
+        requests = replace(load, words_a_second=share / a_word).draw(CHECK_SECONDS, arguments.seed + turn)
         requests = [replace(each, parts=tuple(map(real.prepared, each.parts))) for each in requests]
         true = waits(await drive(requests, curve.slots, real.answer), CHECK_SECONDS)
         own = real.taken()
-        after = await _steps(real, arguments)
+        after = await _steps(real, load, next(seeds))
         said = await asyncio.to_thread(_said, _as_asked(real.curve(before + after), arguments), requests)
         of_own = await asyncio.to_thread(_said, _as_asked(real.curve(own), arguments), requests)
         told = {"measured": true, "simulated": said, "error": _errors(said, true), "own_error": _errors(of_own, true)}

@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,6 @@ from engine.types import Prompt
 PROBES = (8, 16, 32, 64, 128, 256, 512, 1_024, 2_048)  # tokens of a prompt that comes alone
 PROBED = 7  # times
 ASKED_EACH = 3  # prompts that each of some clients asks one after the other
-IDLE_SECONDS = 0.001  # between two steps, from which on the batcher had nothing to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +38,22 @@ class Step:
 
 
 class Timed:
-    """Notes the steps of a runner. One is over when it is read; it began when the last one was, or if the batcher had
-    nothing to do then, when it was launched."""
+    """Notes the steps of a runner. One is over when it is read; it began when the last one was, so that what the
+    batcher and its listeners do in between counts, or where there was none to be done, when it was launched."""
 
     def __init__(self, runner: Runner) -> None:
         self.steps: list[Step] = []
+        self.running: Callable[[], int] = int  # sequences in the batch
         self._step, self._last = runner.step, 0.0
         runner.step = self._noted  # type: ignore[method-assign]
 
     def _noted(self, chunks: Sequence[Chunk], slots: Sequence[int], tables: Sequence[Table]) -> "_Noted":
-        launched = time.perf_counter()
+        launched = time.perf_counter() if not slots and self.running() == len(chunks) else 0.0
         tokens = sum(len(chunk.ids) for chunk in chunks)
         return _Noted(self, launched, len(slots), tokens, self._step(chunks, slots, tables))
 
     def read(self, launched: float, rows: int, tokens: int) -> None:
-        began = self._last if launched - self._last < IDLE_SECONDS else launched
+        began = max(launched, self._last)
         self._last = time.perf_counter()
         self.steps.append(Step(rows, tokens, self._last - began))
 
@@ -61,7 +61,7 @@ class Timed:
 @dataclass(frozen=True, slots=True)
 class _Noted:
     timed: Timed
-    launched: float
+    launched: float  # 0 where others were under way
     rows: int
     prompt_tokens: int
     pending: Pending
@@ -84,6 +84,7 @@ class Real:
         self._runner = runner_of(loaded, plan, config)
         self._timed = Timed(self._runner)
         self._backend = LocalBackend(loaded, plan, self._runner)
+        self._timed.running = lambda: self._backend.running
         self._dice = random.Random(1)
         self._texts: defaultdict[int, list[str]] = defaultdict(list)  # of so many tokens, each for one answer
 
@@ -106,15 +107,19 @@ class Real:
     async def close(self) -> None:
         await self._backend.close()
 
-    async def measured(self, prompt_tokens: int, new_tokens: int) -> list[Step]:
-        """Steps of all numbers of rows, while some clients ask one such prompt after the other, and of prompts of all
+    @property
+    def segment_tokens(self) -> int:
+        return self._backend.info.segment_tokens
+
+    async def measured(self, parts: Iterator[Part]) -> list[Step]:
+        """Steps of all numbers of rows, while some clients ask one of `parts` after the other, and of prompts of all
         sizes that come alone."""
-        runner, typical = self._runner, Part(prompt_tokens, new_tokens)
-        await self._ask([self.prepared(typical)])  # warm
+        runner = self._runner
+        await self._ask([self.prepared(next(parts))])  # warm
         self.taken()
         ladder = [*(2**power for power in range(12) if 2**power < runner.slots), runner.slots]
         for clients in ladder:
-            asked = [[self.prepared(typical) for _ in range(ASKED_EACH)] for _ in range(clients)]
+            asked = [[self.prepared(next(parts)) for _ in range(ASKED_EACH)] for _ in range(clients)]
             await asyncio.gather(*map(self._ask, asked))
         most = min(runner.prefill_tokens, self._backend.info.max_context_tokens - 1)
         await self._ask([self.prepared(Part(tokens, 1)) for tokens in PROBES if tokens <= most for _ in range(PROBED)])
