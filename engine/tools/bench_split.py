@@ -9,6 +9,7 @@ compared with those of the first.
 
 import argparse
 import asyncio
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     true: list[list[int]] = []
     for name, config in _ways(arguments).items():
         found[name], answers = asyncio.run(_measured(config, arguments, name))
+        tqdm.write(f"{name}: {found[name]['tokens_per_second']} tokens/s", file=sys.stderr)  # the next may be very slow
         true = true or answers
         found[name]["same_answers"] = sum(one == other for one, other in zip(true, answers, strict=True))
         found[name]["same_tokens"] = round(fmean(map(_agreeing, true, answers)), 3)
