@@ -136,11 +136,12 @@ def test_what_is_done_between_steps_counts_while_anybody_is_under_way(monkeypatc
     monkeypatch.setattr(measured, "time", clock)
     chunk = SimpleNamespace(ids=[0] * 30)
     runner = SimpleNamespace(step=lambda *_: SimpleNamespace(tokens=list))
-    timed = Timed(runner)
+    batch = SimpleNamespace(running=0)
+    timed = Timed(runner, lambda: batch.running)
 
     def step(chunks, rows, running, after):
         clock.now += after
-        timed.running = lambda: running
+        batch.running = running
         pending = runner.step([chunk] * chunks, [*range(rows)], [None] * rows)
         clock.now += 0.010
         pending.tokens()

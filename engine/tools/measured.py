@@ -41,14 +41,14 @@ class Timed:
     """Notes the steps of a runner. One is over when it is read; it began when the last one was, so that what the
     batcher and its listeners do in between counts, or where there was none to be done, when it was launched."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, running: Callable[[], int]) -> None:
+        """`running`: how many sequences are in the batch."""
         self.steps: list[Step] = []
-        self.running: Callable[[], int] = int  # sequences in the batch
-        self._step, self._last = runner.step, 0.0
+        self._running, self._step, self._last = running, runner.step, 0.0
         runner.step = self._noted  # type: ignore[method-assign]
 
     def _noted(self, chunks: Sequence[Chunk], slots: Sequence[int], tables: Sequence[Table]) -> "_Noted":
-        launched = time.perf_counter() if not slots and self.running() == len(chunks) else 0.0
+        launched = time.perf_counter() if not slots and self._running() == len(chunks) else 0.0
         tokens = sum(len(chunk.ids) for chunk in chunks)
         return _Noted(self, launched, len(slots), tokens, self._step(chunks, slots, tables))
 
@@ -82,9 +82,8 @@ class Real:
         self._tokenize = loaded.tokenizer.prompt
         self._start = prompts.plain(loaded.info.family, "en", "fr", "")
         self._runner = runner_of(loaded, plan, config)
-        self._timed = Timed(self._runner)
         self._backend = LocalBackend(loaded, plan, self._runner)
-        self._timed.running = lambda: self._backend.running
+        self._timed = Timed(self._runner, lambda: self._backend.running)
         self._dice = random.Random(1)
         self._texts: defaultdict[int, list[str]] = defaultdict(list)  # of so many tokens, each for one answer
 
