@@ -74,8 +74,10 @@ async def life(shelf: Path, backend: Backend) -> AsyncGenerator[Documents, None]
 
 def begun(shelf: Path, document_id: str) -> int:
     """How often, as its folder says."""
-    path = shelf / "documents" / document_id / "begun.json"
-    return int(json.loads(path.read_bytes())) if path.exists() else 0
+    try:
+        return int(json.loads((shelf / "documents" / document_id / "begun.json").read_bytes()))
+    except FileNotFoundError:
+        return 0
 
 
 def dead(shelf: Path) -> Path:
@@ -115,6 +117,7 @@ def test_a_document_that_kills_the_process_is_paused_until_it_is_asked_for_and_n
         """Those that may have been its cause go one by one."""
         async with life(shelf, Holds("bad")) as documents:
             await until(lambda: documents.get(last).ended and documents.get(bad).segments_done == 1)
+            await until(lambda: begun(shelf, last) == 0)
             assert [documents.get(one).status for one in slow] == ["queued"] * len(slow)
             dead(shelf)
 
@@ -126,7 +129,7 @@ def test_a_document_that_kills_the_process_is_paused_until_it_is_asked_for_and_n
             assert "each of the last 2 times it worked on this document, so it is paused" in job.error[0]
             assert job.error[1] == DIED
             await until(lambda: all(documents.get(one).status == "done" for one in (*slow, last)))
-            assert [begun(shelf, one) for one in slow] == [0] * len(slow)
+            await until(lambda: [begun(shelf, one) for one in slow] == [0] * len(slow))
             assert await texts(documents, bad) == ["A good line.", None]
             await documents.retry_failed(bad)
             await until(lambda: begun(shelf, bad) == 2 and job.status == "translating")
