@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +190,18 @@ def test_a_download_that_is_killed_goes_on_where_it_was(
     hub.cut = {WEIGHTS: 2_000_000}
     paths = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "cache"), "YIWEN_ACCEPT_LICENCE": "true"}
     command = [sys.executable, "app.py", "models", "download", "HY-MT1.5-7B"]
+    blobs = hubs.cache_folder(NAME) / "blobs"
+
+    def begun() -> bool:
+        with suppress(FileNotFoundError):  # a small file is whole by now, and has its name
+            return any(part.stat().st_size > 1_500_000 for part in blobs.glob("*.part"))
+        return False
+
     with subprocess.Popen(command, cwd=ROOT, env=os.environ | paths, stderr=subprocess.DEVNULL) as program:
-        blobs = hubs.cache_folder(NAME) / "blobs"
-        soon(lambda: any(part.stat().st_size > 1_500_000 for part in blobs.glob("*.part")), 60)
-        program.kill()
+        try:
+            soon(begun, 60)
+        finally:
+            program.kill()
     hub.cut = {}
     said, _ = fetched("HY-MT1.5-7B")  # it was accepted once
     assert (Path(said["folder"]) / WEIGHTS).read_bytes() == LARGE
